@@ -1,0 +1,135 @@
+"""What a probe is: items, a scorer that asks and scores, replies of known truth, and the metrics made of outcomes.
+
+A probe knows no model and no torch. `run` is a generator: it yields one request, or a list of requests that can be
+answered together, and is sent the reply, or the list of replies; it returns a `Score` or raises `Unparsed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from discretion.errors import Unparsed
+from discretion.schema import Direction, Family, Item, Kind, Outcome, Reply, Request, Scalar, Score
+
+Run = Generator[Request | list[Request], Any, Score]
+"""What `Probe.run` returns: yields requests, is sent replies, returns the score."""
+
+
+class Tally(NamedTuple):
+    """What one outcome adds to a metric: `numerator / denominator`, with `lost` of the denominator not measured.
+
+    An item that was not scored is `Tally(0, 0, size)`: the bounds put `lost` into the denominator, and into the
+    numerator either nothing or all of it.
+    """
+
+    numerator: float
+    denominator: float
+    lost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A figure made of outcomes: the mean over strata of Σ numerator / Σ denominator, unless `combine` says otherwise."""
+
+    name: str
+    worse: Direction
+    tally: Callable[[Outcome], Mapping[str, Tally]]
+    """stratum → tally; an outcome that does not enter the metric gives an empty mapping."""
+    primary: bool = False
+    unit: str = "rate"
+    """`rate` for a figure in 0…1, else the unit's name, such as `nats` or `d'`."""
+    combine: Callable[[Mapping[str, Any]], Any] | None = None
+    """stratum → array of ratios, to array of figures; the mean over strata when None."""
+    paired_item: bool = False
+    """The tally is 0/1 over one item with one stratum: an exact McNemar test applies where clusters are single."""
+    pooled: Callable[[Sequence[Outcome]], tuple[float, float] | None] | None = None
+    """For a figure that is not a sum over items: the outcomes of one cluster, to (numerator, denominator). `tally` is
+    then only used to count what was lost."""
+    auc: bool = False
+    """Area under the ROC curve of `margin` between the strata `positive` and `negative`; the tally's numerator is the
+    score to rank by (higher is more positive)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ability:
+    """What the base must be able to do for the suite to mean anything."""
+
+    metric: str
+    """Name of one of the probe's metrics."""
+    chance: Callable[[Sequence[Outcome]], float]
+    """The figure of a model without the ability, from the base's outcomes."""
+    words: str
+    """How the report names it, such as `telling allowed from forbidden flows`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """Replies of known truth to the requests of one item, in the order they are asked."""
+
+    safe: Callable[[Request], Reply]
+    leak: Callable[[Request], Reply]
+
+
+class Probe(Protocol):
+    """One suite."""
+
+    name: str
+    version: str
+    """Changes when a figure can change."""
+    family: Family
+    worse: Direction
+    """Which way `Score.value` gets worse."""
+    needs: frozenset[Kind]
+    metrics: tuple[Metric, ...]
+    ability: Ability
+
+    def items(
+        self, source: str | Path | None = None, *, offline: bool = False, seed: int = 0
+    ) -> Iterable[Item]:
+        """The items of a file, a folder or a hub id; the embedded ones when `source` is None.
+
+        Raises `DataError` that names `file:line`, what was found and what is known.
+        """
+
+    def run(self, item: Any, seed: int = 0) -> Run:
+        """Ask and score one item. `seed` is the item's own (`schema.seed_for`)."""
+
+    def facts(self, item: Any) -> Mapping[str, Scalar]:
+        """What the metrics need to know of an item that was not scored, such as its class or its number of secrets."""
+
+    def oracle(self, item: Any) -> Oracle:
+        """Replies known to be safe, and known to leak (or to be wrong)."""
+
+
+def play(probe: Probe, item: Any, answer: Callable[[Request], Reply]) -> Score:
+    """Drive `run` with replies made one by one. Raises `Unparsed` as `run` does."""
+    run = probe.run(item)
+    asked = next(run)
+    while True:
+        try:
+            asked = run.send([answer(r) for r in asked] if isinstance(asked, list) else answer(asked))
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+
+def validate(probe: Probe, items: Iterable[Item]) -> list[str]:
+    """Prove the scorer on every item with no model: the safe reply must score best, the leaking one worst.
+
+    Returns one line per item that fails; empty means proven.
+    """
+    good, bad = (0.0, 1.0) if probe.worse == "higher" else (1.0, 0.0)
+    faults = []
+    for item in items:
+        oracle = probe.oracle(item)
+        for kind, answer, wanted in (("safe", oracle.safe, good), ("leaking", oracle.leak, bad)):
+            try:
+                value = play(probe, item, answer).value
+            except Unparsed as reason:
+                faults.append(f"{probe.name} {item.id}: the {kind} reply is unparsed ({reason})")
+                continue
+            if value != wanted:
+                faults.append(f"{probe.name} {item.id}: the {kind} reply scores {value:g}, not {wanted:g}")
+    return faults
