@@ -60,8 +60,7 @@ class MissingExtra(UsageError):
 
     def __init__(self, wanted: str, library: str, extra: str) -> None:
         super().__init__(
-            f"{wanted} needs the library {library!r}, which is not installed; "
-            f"type: pip install 'discretion[{extra}]'"
+            f"{wanted} needs the library {library!r}, which is not installed; type: pip install 'discretion[{extra}]'"
         )
 
 
@@ -77,7 +76,7 @@ class NonFinite(RunFailure):
     """A model gives NaN or infinite logits."""
 
 
-class Unparsed(Exception):  # noqa: N818 - a state of an outcome, not an error
+class Unparsed(Exception):
     """Raised by a probe: the reply came, and cannot be scored. `str()` is the reason, short and without model text."""
 
 

@@ -35,9 +35,7 @@ class Model(Protocol):
     def generate(self, requests: Sequence[Generate], on_reply: OnReply | None = None) -> list[Reply]:
         """Text for each request."""
 
-    def loglikelihood(
-        self, requests: Sequence[LogLikelihood], on_reply: OnReply | None = None
-    ) -> list[Reply]:
+    def loglikelihood(self, requests: Sequence[LogLikelihood], on_reply: OnReply | None = None) -> list[Reply]:
         """Log-probabilities of each request's continuations."""
 
     def hidden_states(self, requests: Sequence[HiddenStates], on_reply: OnReply | None = None) -> list[Reply]:

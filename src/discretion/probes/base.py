@@ -86,9 +86,7 @@ class Probe(Protocol):
     metrics: tuple[Metric, ...]
     ability: Ability
 
-    def items(
-        self, source: str | Path | None = None, *, offline: bool = False, seed: int = 0
-    ) -> Iterable[Item]:
+    def items(self, source: str | Path | None = None, *, offline: bool = False, seed: int = 0) -> Iterable[Item]:
         """The items of a file, a folder or a hub id; the embedded ones when `source` is None.
 
         Raises `DataError` that names `file:line`, what was found and what is known.
