@@ -32,7 +32,7 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A figure made of outcomes: the mean over strata of Σ numerator / Σ denominator, unless `combine` says otherwise."""
+    """A figure made of outcomes: the mean over strata of Σ numerator / Σ denominator, or what `combine` makes of them."""
 
     name: str
     worse: Direction
@@ -48,6 +48,9 @@ class Metric:
     pooled: Callable[[Sequence[Outcome]], tuple[float, float] | None] | None = None
     """For a figure that is not a sum over items: the outcomes of one cluster, to (numerator, denominator). `tally` is
     then only used to count what was lost."""
+    bias: bool = False
+    """A habit of answering (the word yes, the letter A) that is neither good nor bad: a change of it never makes a
+    collapse, and an audit in which it changed is not called clean."""
     auc: bool = False
     """Area under the ROC curve of `margin` between the strata `positive` and `negative`; the tally's numerator is the
     score to rank by (higher is more positive)."""

@@ -1,0 +1,148 @@
+"""Frozen configurations: the only place where a default stands.
+
+YAML in, resolved YAML out. Precedence: command line, then environment (`DISCRETION_<OPTION>`), then file, then
+the default here. An unknown key is a `ConfigError` that names the nearest known one. Command-line options and
+their help are made from these fields (`cli.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from discretion.errors import ConfigError, nearest
+
+PROBE_NAMES = ("norms", "agentic", "memory", "capability", "refusal")
+
+
+class Thresholds(BaseModel):
+    """What makes a verdict (method: Statistics, Verdicts)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alpha: float = Field(0.05, gt=0, lt=1, description="Level of the tests, after adjustment.")
+    tau: float = Field(0.05, gt=0, lt=1, description="Smallest change that counts as regressed or improved.")
+    epsilon: float = Field(0.05, gt=0, lt=1, description="Half-width of the band that counts as unchanged.")
+    draws: int = Field(10_000, ge=1_000, description="Bootstrap and permutation draws.")
+
+
+class AuditConfig(BaseModel):
+    """One audit: two models, some probes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str = Field(description="Model before fine-tuning: a folder or a hub id.")
+    tuned: str = Field(description="Model after fine-tuning: a checkpoint or a PEFT adapter, a folder or a hub id.")
+    probes: tuple[str, ...] = Field(PROBE_NAMES, description="Suites to run, separated by commas.")
+    source: Mapping[str, str] = Field(
+        {}, description="PROBE=FILE_OR_HUB_ID: where a suite's items come from; may be given several times."
+    )
+    out: Path | None = Field(None, description="The run's folder; runs/<time>-<id> by default. Resumes what is there.")
+    cache: Path | None = Field(None, description="File that keeps replies for later runs; replies.sqlite beside them.")
+    limit: int | None = Field(None, ge=1, description="Ask a seeded random subset of N items per suite.")
+    seed: int = Field(0, ge=0, description="Seed of every random choice.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the weights.")
+    template: str | None = Field(
+        None, description="Chat template: base, tuned, plain, or a Jinja file; the tuned model's own by default."
+    )
+    batch_tokens: int | None = Field(None, ge=16, description="Tokens per batch; measured on this machine by default.")
+    offline: bool = Field(False, description="Never ask the hub, even when a file is missing.")
+    thresholds: Thresholds = Thresholds()
+
+    @field_validator("probes", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("probes")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in PROBE_NAMES:
+                raise ValueError(f"unknown probe {name!r}; {nearest(name, PROBE_NAMES)}")
+        if not value:
+            raise ValueError(f"no probe named; known: {', '.join(PROBE_NAMES)}")
+        if len(set(value)) < len(value):
+            raise ValueError("a probe is named twice")
+        return value
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        pairs = {}
+        for pair in value:
+            name, equals, where = str(pair).partition("=")
+            if not equals or not where:
+                raise ValueError(f"{pair!r} is not PROBE=FILE_OR_HUB_ID")
+            if name in pairs:
+                raise ValueError(f"two sources for the probe {name!r}")
+            pairs[name] = where
+        return pairs
+
+    @field_validator("source")
+    @classmethod
+    def _sourced(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for name in value:
+            if name not in PROBE_NAMES:
+                raise ValueError(f"unknown probe {name!r}; {nearest(name, PROBE_NAMES)}")
+        return value
+
+    def model_post_init(self, _context: Any) -> None:
+        unused = sorted(set(self.source) - set(self.probes))
+        if unused:
+            raise ValueError(f"a source is given for {unused[0]!r}, which is not among the probes")
+
+    def figure_options(self) -> dict[str, Any]:
+        """The options that can change a figure: what a resumed run must share."""
+        return self.model_dump(mode="json", include={"probes", "source", "limit", "seed", "dtype", "thresholds"})
+
+
+def load(kind: type[AuditConfig], given: Mapping[str, Any], file: Path | None = None) -> AuditConfig:
+    """A configuration from what was given on the command line and, beneath it, a YAML file.
+
+    Raises `ConfigError` in one line for a missing file, broken YAML, an unknown key, a wrong value.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"--config {file}: {error.strerror}; give a readable YAML file") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{file}:{mark.line + 1}" if mark else str(file)
+            raise ConfigError(f"{where}: not valid YAML; write one `key: value` per line") from None
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{file}: holds no `key: value` lines; known keys: {', '.join(kind.model_fields)}")
+        values.update(loaded)
+    values.update({key: value for key, value in given.items() if value is not None})
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_first(kind, error, file)) from None
+
+
+def _first(kind: type[BaseModel], error: ValidationError, file: Path | None) -> str:
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    where = f"{file}: " if file is not None else ""
+    if first["type"] == "extra_forbidden":
+        fields = kind.model_fields if len(first["loc"]) == 1 else Thresholds.model_fields
+        return f"{where}unknown key {path!r}; {nearest(str(first['loc'][-1]), fields)}"
+    if first["type"] == "missing":
+        return f"{where}--{path} is missing; say which model: --{path} PATH_OR_HUB_ID"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}--{path}: {message}" if path else where + message
+
+
+def dump(config: BaseModel) -> str:
+    """The resolved configuration as YAML."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
