@@ -371,6 +371,8 @@ class MetricSummary:
     metric: str
     family: Family
     primary: bool
+    bias: bool = False
+    """A habit of answering, neither good nor bad: see `probes.base.Metric.bias`."""
     worse: Direction
     unit: str
     base: ArmFigure
@@ -401,6 +403,8 @@ class Flip:
     probe: str
     item_id: str
     cluster: str
+    worse: bool
+    """The tuned model does worse than the base here."""
     base_value: float
     tuned_value: float
     base_evidence: str | None
@@ -470,6 +474,8 @@ class Manifest:
     """Items per probe, after `--limit`."""
     sources: Mapping[str, str]
     """Where each probe's items came from."""
+    impossible: Mapping[str, str] = field(default_factory=dict)
+    """Probe → why these models cannot be asked it."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Batch plan, self-check, parity checks."""
     counts: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)

@@ -10,8 +10,8 @@ import errno
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -130,7 +130,9 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
-            file.close()
+            # Every line was flushed when it was appended, and a line that could not be was reported then.
+            with suppress(OSError):
+                file.close()
         self._files.clear()
         self._lock.release()
 
@@ -218,6 +220,7 @@ class ReplyCache:
         with self._sqlite():
             self._db = sqlite3.connect(path, timeout=30)
             self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
 
     @contextmanager
@@ -237,11 +240,11 @@ class ReplyCache:
             row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         return None if row is None else from_json(Reply, json.loads(row[0]))
 
-    def put(self, replies: Iterable[tuple[str, Reply]]) -> None:
-        """Keep replies; an error is never kept, so that it is asked again."""
-        rows = [(key, json.dumps(to_json(reply))) for key, reply in replies if reply.error is None]
-        with self._sqlite(), self._db:
-            self._db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?)", rows)
+    def put(self, key: str, reply: Reply) -> None:
+        """Keep a reply; an error is never kept, so that it is asked again."""
+        if reply.error is None:
+            with self._sqlite(), self._db:
+                self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(to_json(reply))))
 
     def close(self) -> None:
         self._db.close()

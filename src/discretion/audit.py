@@ -1,0 +1,454 @@
+"""Drive probes × arms in batched rounds, and keep every outcome as it happens.
+
+Each item of a probe is a dialogue: it asks, is answered, asks again, ends in an outcome. What all live dialogues of
+a window wait for goes to each arm as one list per kind, the same list for base and tuned where both stand at the
+same point, so that the engine tokenises and plans once for both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version as installed
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from discretion import __version__
+from discretion.config import AuditConfig, dump
+from discretion.errors import DataError, Unparsed
+from discretion.models.base import Model
+from discretion.probes import PROBES
+from discretion.probes.base import Probe, Run
+from discretion.progress import Progress, Quiet
+from discretion.schema import (
+    SCHEMA_VERSION,
+    Generate,
+    HiddenStates,
+    Identity,
+    Item,
+    LogLikelihood,
+    Manifest,
+    Outcome,
+    Reply,
+    Request,
+    Scalar,
+    Score,
+    Status,
+    digest,
+    seed_for,
+    to_json,
+)
+from discretion.store import CONFIG, ReplyCache, RunFolder, read_outcomes, short_id, write_private
+
+WINDOW = 512
+"""Items that are live at a time: enough for full batches, few enough that memory does not grow with the probe set."""
+
+ARMS = ("base", "tuned")
+KINDS: tuple[tuple[type[Any], str], ...] = (
+    (LogLikelihood, "loglikelihood"),
+    (Generate, "generate"),
+    (HiddenStates, "hidden_states"),
+)
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+class Preview(Protocol):
+    """What is known of two models before their weights are loaded."""
+
+    base_digest: str
+    tuned_digest: str
+    template_digest: str
+
+    def tokens(self, requests: Sequence[Request]) -> int:
+        """Tokens one arm computes for these requests, generation counted at its upper bound."""
+
+
+class Opened(Protocol):
+    """Two models, checked against each other and ready."""
+
+    base: Model
+    tuned: Model
+    facts: Mapping[str, Any]
+
+
+class Pair(Protocol):
+    """Where the two models come from: local folders here, a script in tests, endpoints elsewhere."""
+
+    def preview(self, config: AuditConfig) -> Preview:
+        """Without weights."""
+
+    def precision(self, config: AuditConfig) -> str:
+        """Of the arithmetic, such as `float32 on cpu`."""
+
+    def open(self, config: AuditConfig, progress: Progress) -> Opened:
+        """With weights."""
+
+
+# ------------------------------------------------------------------------------------------------ what to ask
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One probe with the items it will ask."""
+
+    probe: Probe
+    items: tuple[Item, ...]
+    source: str
+
+
+def plan(config: AuditConfig) -> list[Planned]:
+    """Load every probe's items, before any model is touched.
+
+    Raises `DataError` for a broken file, a probe set without items, or two items with one id.
+    """
+    planned = []
+    for name in config.probes:
+        probe, source = PROBES[name], config.source.get(name)
+        items = tuple(probe.items(source, offline=config.offline, seed=config.seed))
+        if not items:
+            raise DataError(f"--source {name}={source}: no items in it; give a file with at least one")
+        twice = [item_id for item_id, n in Counter(item.id for item in items).items() if n > 1]
+        if twice:
+            raise DataError(f"--source {name}={source}: two items have the id {twice[0]!r}; give each its own")
+        if config.limit is not None:
+            items = subset(items, config.limit, config.seed)
+        planned.append(Planned(probe, items, source or "embedded"))
+    return planned
+
+
+def subset(items: Sequence[Item], limit: int, seed: int) -> tuple[Item, ...]:
+    """A seeded random subset of `limit` items in their own order: whole clusters, the last one cut where it must be.
+
+    Whole clusters keep forbidden flows with their mirrors and a user's tasks together.
+    """
+
+    def lot(*names: str) -> bytes:
+        return hashlib.sha256("\0".join((str(seed), *names)).encode()).digest()
+
+    drawn = sorted(items, key=lambda item: (lot(item.cluster), lot(item.cluster, item.id)))[:limit]
+    kept = {item.id for item in drawn}
+    return tuple(item for item in items if item.id in kept)
+
+
+def identity(config: AuditConfig, planned: Sequence[Planned], preview: Preview, precision: str) -> Identity:
+    """What makes this run, and no other."""
+    return Identity(
+        base=preview.base_digest,
+        tuned=preview.tuned_digest,
+        template=preview.template_digest,
+        data={p.probe.name: digest([to_json(item) for item in p.items]) for p in planned},
+        probes={p.probe.name: p.probe.version for p in planned},
+        config=config.figure_options(),
+        precision=precision,
+        judge="rules",
+        version=__version__,
+    )
+
+
+def dry_run(config: AuditConfig, pair: Pair) -> dict[str, Any]:
+    """The resolved configuration and, per probe, what would be computed; no weights are loaded.
+
+    `tokens` counts both arms, shared prefixes once, generation at its upper bound, and the first request of a dialogue.
+    """
+    planned = plan(config)
+    preview = pair.preview(config)
+    probes = {}
+    for p in planned:
+        first = [request for item in p.items for request in _listed(next(p.probe.run(item)))]
+        probes[p.probe.name] = {
+            "items": len(p.items),
+            "clusters": len({item.cluster for item in p.items}),
+            "tokens": len(ARMS) * preview.tokens(first),
+            "source": p.source,
+        }
+    return {"config": config.model_dump(mode="json"), "probes": probes}
+
+
+# ------------------------------------------------------------------------------------------------ asking
+
+
+@dataclass
+class Dialogue:
+    """One item in one arm, on its way to an outcome."""
+
+    item: Item
+    run: Run
+    facts: Mapping[str, Any]
+    asked: list[Request] = field(default_factory=list)
+    listed: bool = False
+    """The probe yielded a list, and wants one back."""
+    replies: list[Reply | None] = field(default_factory=list)
+    history: list[Reply] = field(default_factory=list)
+    outcome: Outcome | None = None
+
+    def advance(self) -> None:
+        """Go on once every request asked has its reply: to the next requests, or to the outcome."""
+        replies = [reply for reply in self.replies if reply is not None]
+        if len(replies) < len(self.asked):
+            return
+        self.history += replies
+        broken = next((reply.error for reply in replies if reply.error is not None), None)
+        if broken is not None:
+            self._end("failed", reason=broken)
+            return
+        try:
+            answer = None if not self.asked else replies if self.listed else replies[0]
+            requests = self.run.send(answer)
+            self.asked, self.listed = _listed(requests), isinstance(requests, list)
+            self.replies = [None] * len(self.asked)
+            if not self.asked:
+                self._end("failed", reason="the probe asked nothing")
+        except StopIteration as done:
+            self._score(done.value)
+        except Unparsed as reason:
+            self._end("unparsed", reason=str(reason))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # The boundary to a probe: its defect costs one item, is counted, and does not stop the others.
+            self._end("failed", reason=f"the probe raised {type(error).__name__}")
+
+    def _score(self, score: Score) -> None:
+        if math.isfinite(score.value):
+            self._end("scored", value=score.value, margin=score.margin, parts=score.parts, evidence=score.evidence)
+        else:
+            self._end("failed", reason=f"the probe gave the value {score.value}")
+
+    def _end(self, status: Status, *, parts: Mapping[str, Scalar] = {}, **rest: Any) -> None:
+        self.outcome = Outcome(
+            item_id=self.item.id,
+            cluster=self.item.cluster,
+            status=status,
+            parts={**self.facts, **parts},
+            replies=tuple(self.history),
+            **rest,
+        )
+
+
+def carry(
+    probe: Probe,
+    items: Mapping[str, Sequence[Item]],
+    arms: Mapping[str, Model],
+    keep: Callable[[str, Outcome], None],
+    *,
+    seed: int = 0,
+    cache: ReplyCache | None = None,
+) -> None:
+    """Ask each arm its items (arm → items still to answer); each outcome goes to `keep(arm, outcome)` at once.
+
+    Replies that the cache holds are not asked again.
+    """
+
+    def settle(arm: str, dialogue: Dialogue) -> None:
+        dialogue.advance()
+        if dialogue.outcome is not None:
+            keep(arm, dialogue.outcome)
+
+    wanted = {arm: {item.id for item in items[arm]} for arm in arms}
+    everything = {item.id: item for arm in arms for item in items[arm]}.values()
+    for window in _windows(everything, WINDOW):
+        live = {
+            arm: [
+                Dialogue(item, probe.run(item, seed_for(seed, item.id)), probe.facts(item))
+                for item in window
+                if item.id in wanted[arm]
+            ]
+            for arm in arms
+        }
+        for arm, dialogues in live.items():
+            for dialogue in dialogues:
+                settle(arm, dialogue)
+        while any(dialogue.outcome is None for dialogues in live.values() for dialogue in dialogues):
+            for kind, method in KINDS:
+                for arm, model in arms.items():
+                    waiting = [
+                        (dialogue, slot)
+                        for dialogue in live[arm]
+                        if dialogue.outcome is None
+                        for slot, request in enumerate(dialogue.asked)
+                        if type(request) is kind and dialogue.replies[slot] is None
+                    ]
+                    if waiting:
+                        _answer(model, method, waiting, cache, partial(settle, arm))
+
+
+def _answer(
+    model: Model,
+    method: str,
+    waiting: Sequence[tuple[Dialogue, int]],
+    cache: ReplyCache | None,
+    settle: Callable[[Dialogue], None],
+) -> None:
+    requests = [dialogue.asked[slot] for dialogue, slot in waiting]
+    keys = [cache.key(model.digest, request) for request in requests] if cache is not None else []
+    missing = []
+    for index, (dialogue, slot) in enumerate(waiting):
+        kept = cache.get(keys[index]) if cache is not None else None
+        if kept is None:
+            missing.append(index)
+        else:
+            dialogue.replies[slot] = kept
+            settle(dialogue)
+
+    def deliver(position: int, reply: Reply) -> None:
+        index = missing[position]
+        dialogue, slot = waiting[index]
+        if cache is not None:
+            cache.put(keys[index], reply)
+        dialogue.replies[slot] = reply
+        settle(dialogue)
+
+    if missing:
+        getattr(model, method)([requests[index] for index in missing], deliver)
+
+
+def _listed(requests: Request | list[Request]) -> list[Request]:
+    return requests if isinstance(requests, list) else [requests]
+
+
+def _windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while window := list(islice(iterator, size)):
+        yield window
+
+
+# ------------------------------------------------------------------------------------------------ the audit
+
+
+def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None) -> Path:
+    """Measure both arms on every probe; gives back the run's folder, with everything but summary and report in it.
+
+    The same configuration resumes: what has an outcome is not asked again, and a finished run loads no weights.
+    """
+    progress = progress or Quiet()
+    planned = plan(config)
+    preview = pair.preview(config)
+    made_by = identity(config, planned, preview, pair.precision(config))
+    root = Path("runs")
+    path = config.out or RunFolder.find(root, made_by) or root / f"{datetime.now():%Y%m%d-%H%M%S}-{short_id(made_by)}"
+    with RunFolder(path) as folder:
+        manifest = folder.resume(made_by)
+        if manifest is None:
+            manifest = _new_manifest(config, planned, made_by)
+            write_private(path / CONFIG, dump(config))
+            folder.write_manifest(manifest)
+        open_items = {p.probe.name: _still_open(path, p) for p in planned}
+        if any(items[arm] for items in open_items.values() for arm in ARMS):
+            cache = ReplyCache(config.cache or (config.out or root) / "replies.sqlite", __version__)
+            began = time.monotonic()
+            try:
+                opened = pair.open(config, progress)
+                manifest = replace(manifest, engine=dict(opened.facts), impossible=_impossible(planned, opened))
+                for p in planned:
+                    if p.probe.name not in manifest.impossible:
+                        _measure(p, open_items[p.probe.name], opened, folder, config.seed, cache, progress)
+            finally:
+                cache.close()
+                seconds = manifest.seconds + time.monotonic() - began
+                folder.write_manifest(replace(manifest, counts=_counts(path, planned), seconds=seconds))
+    return path
+
+
+def _measure(
+    p: Planned,
+    items: Mapping[str, Sequence[Item]],
+    opened: Opened,
+    folder: RunFolder,
+    seed: int,
+    cache: ReplyCache,
+    progress: Progress,
+) -> None:
+    name, total = p.probe.name, len(ARMS) * len(p.items)
+    left = sum(len(items[arm]) for arm in ARMS)
+    if not left:
+        return
+    progress.begin(name, total, total - left)
+
+    def keep(arm: str, outcome: Outcome) -> None:
+        folder.append(arm, name, outcome)
+        progress.advance()
+
+    carry(p.probe, items, {"base": opened.base, "tuned": opened.tuned}, keep, seed=seed, cache=cache)
+
+
+def _still_open(run: Path, p: Planned) -> dict[str, list[Item]]:
+    there = {arm: {outcome.item_id for outcome in read_outcomes(run, arm, p.probe.name)} for arm in ARMS}
+    return {arm: [item for item in p.items if item.id not in there[arm]] for arm in ARMS}
+
+
+def _impossible(planned: Sequence[Planned], opened: Opened) -> dict[str, str]:
+    reasons = {}
+    for p in planned:
+        for arm, model in (("base", opened.base), ("tuned", opened.tuned)):
+            lacking = sorted(p.probe.needs - model.can)
+            if lacking:
+                reasons[p.probe.name] = f"the {arm} model cannot answer {lacking[0]} requests"
+    return reasons
+
+
+def _new_manifest(config: AuditConfig, planned: Sequence[Planned], made_by: Identity) -> Manifest:
+    libraries = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "scipy")
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        identity=made_by,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base=config.base,
+        tuned=config.tuned,
+        versions={"discretion": __version__, **{library: installed(library) for library in libraries}},
+        machine={
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "cpus": os.cpu_count(),
+        },
+        items={p.probe.name: len(p.items) for p in planned},
+        sources={p.probe.name: p.source for p in planned},
+    )
+
+
+def _counts(run: Path, planned: Sequence[Planned]) -> dict[str, dict[str, dict[str, int]]]:
+    return {
+        arm: {
+            p.probe.name: dict(Counter(outcome.status for outcome in read_outcomes(run, arm, p.probe.name)))
+            for p in planned
+        }
+        for arm in ARMS
+    }
+
+
+@dataclass(frozen=True)
+class LocalPair:
+    """Two models from folders or the hub, answered on this machine."""
+
+    def preview(self, config: AuditConfig) -> Preview:
+        from discretion.models import local
+
+        return local.preview(config.base, config.tuned, template=config.template, offline=config.offline)
+
+    def precision(self, config: AuditConfig) -> str:
+        from discretion.models import local
+
+        return local.precision(config.device, config.dtype)
+
+    def open(self, config: AuditConfig, progress: Progress) -> Opened:
+        from discretion.models import local
+
+        progress.note(f"loading {config.base} and {config.tuned}")
+        return local.open_arms(
+            config.base,
+            config.tuned,
+            device=config.device,
+            dtype=config.dtype,
+            template=config.template,
+            offline=config.offline,
+            batch_tokens=config.batch_tokens,
+        )

@@ -1,0 +1,257 @@
+"""The command line: one short function per verb, options made from the configuration's fields.
+
+Progress and errors go to stderr, results to stdout; the report's path is the last line. Exit codes: 0 measured,
+1 gate failed, 2 usage, 3 inconclusive, 4 run-time failure, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+
+from discretion import __version__
+from discretion.config import AuditConfig, load
+from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError
+from discretion.progress import shown
+from discretion.schema import Summary, to_json
+from discretion.tables import metrics_table
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+Quietly = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def main() -> None:
+    """Every expected failure is one line on stderr and its documented exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except DiscretionError as error:
+        print(f"discretion: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception:
+        # Python's own exit code for a crash is 1, which a gate would read as a proven regression.
+        traceback.print_exc()
+        sys.exit(EXIT_FAILURE)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """What did this fine-tuning do to my model's discretion, and is it proven?"""
+    if version:
+        print(f"discretion {__version__}")
+        raise typer.Exit
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+def configured(kind: type[BaseModel]) -> Any:
+    """Give a verb one option per field of a configuration; they arrive together as `given`, unset ones as None."""
+
+    def decorate(verb: Any) -> Any:
+        own = [p for name, p in inspect.signature(verb, eval_str=True).parameters.items() if name != "given"]
+
+        def command(**values: Any) -> None:
+            given = {name: values.pop(name) for name in names}
+            verb(given=_nested(kind, given), **values)
+
+        fields = _fields(kind)
+        names = [name for name, _ in fields]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        parameters += [
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in fields
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__doc__, command.__name__ = verb.__doc__, verb.__name__
+        return command
+
+    return decorate
+
+
+def _fields(kind: type[BaseModel]) -> list[tuple[str, Any]]:
+    fields: list[tuple[str, Any]] = []
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            fields += _fields(field.annotation)
+            continue
+        default = field.get_default(call_default_factory=True)
+        words = field.description or ""
+        if not field.is_required() and default is not None and default is not False and default != {}:
+            words += f" [default: {','.join(default) if isinstance(default, tuple) else default}]"
+        flag = f"--{name.replace('_', '-')}"
+        option = typer.Option(flag, help=words, envvar=f"DISCRETION_{name.upper()}", show_envvar=False)
+        fields.append((name, Annotated[_on_command_line(field.annotation), option]))
+    return fields
+
+
+def _on_command_line(annotation: Any) -> Any:
+    """The type typer reads for a field; None always stands for `not given`."""
+    if get_origin(annotation) is Literal or get_origin(annotation) is tuple:
+        return str | None
+    if get_origin(annotation) is not None and issubclass(Mapping, get_origin(annotation)):
+        return list[str] | None
+    plain = next((a for a in get_args(annotation) if a is not type(None)), annotation)
+    return plain | None
+
+
+def _nested(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat command-line values in the shape of the configuration."""
+    values: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            inner = {k: v for k, v in _nested(field.annotation, given).items() if v is not None}
+            values[name] = inner or None
+        else:
+            values[name] = given[name] if given[name] != [] else None
+    return values
+
+
+# ------------------------------------------------------------------------------------------------ verbs
+
+
+@app.command()
+@configured(AuditConfig)
+def audit(
+    given: dict[str, Any],
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file with any of these options.")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="End with the verdict's exit code.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be computed; load no weights.")] = False,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show identifiers in the report.")] = False,
+    as_json: AsJson = False,
+    quiet: Quietly = False,
+) -> None:
+    """Audit a fine-tuned model against its base, write the report, print the verdict."""
+    resolved = load(AuditConfig, given, config)
+    from discretion import audit as auditing
+    from discretion.compare import summarise
+    from discretion.report.page import write
+    from discretion.store import write_summary
+
+    pair = auditing.LocalPair()
+    if dry_run:
+        _print_plan(auditing.dry_run(resolved, pair), as_json)
+        return
+    try:
+        with shown(quiet=quiet) as progress:
+            run = auditing.audit(resolved, pair, progress)
+            progress.note("statistics and report")
+            summary = summarise(run)
+            write_summary(run, summary)
+            page = write(run, reveal=reveal)
+    except KeyboardInterrupt:
+        print("discretion: interrupted; what was measured is kept, and the same command resumes it", file=sys.stderr)
+        raise
+    _print_summary(summary, as_json, page)
+    print(f"next: discretion gate {run}", file=sys.stderr)
+    if gate:
+        raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def compare(first: RunFolderPath, second: RunFolderPath, as_json: AsJson = False) -> None:
+    """Compare the tuned models of two runs over the same probes, the first as if it were the base."""
+    from discretion.compare import compare_runs
+
+    _print_summary(compare_runs(first, second), as_json)
+
+
+@app.command()
+def report(
+    run: RunFolderPath,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show identifiers.")] = False,
+) -> None:
+    """Make summary and report anew from a run's outcomes, also of a run that was cut short; asks no model."""
+    from discretion.compare import summarise
+    from discretion.report.page import write
+    from discretion.store import write_summary
+
+    write_summary(run, summarise(run))
+    print(write(run, reveal=reveal))
+
+
+@app.command()
+def gate(run: RunFolderPath, as_json: AsJson = False) -> None:
+    """End with the verdict's exit code: 0 clean, 1 got worse, 3 inconclusive."""
+    from discretion.store import read_summary
+
+    summary = read_summary(run)
+    print(json.dumps({"verdict": summary.verdict, "exit_code": summary.exit_code}) if as_json else summary.sentence)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command("list")
+def list_probes(as_json: AsJson = False) -> None:
+    """The probes, what each measures, and what it asks of a model."""
+    from discretion.probes import PROBES
+
+    rows = [
+        {
+            "probe": name,
+            "family": probe.family,
+            "version": probe.version,
+            "primary": next(m.name for m in probe.metrics if m.primary),
+            "metrics": [m.name for m in probe.metrics],
+            "needs": sorted(probe.needs),
+        }
+        for name, probe in PROBES.items()
+    ]
+    if as_json:
+        print(json.dumps({"probes": rows}, indent=2))
+        return
+    for row in rows:
+        print(f"{row['probe']:<11} {row['family']:<19} {row['primary']:<22} needs {', '.join(row['needs'])}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this installation: libraries, device, hub access, and every scorer against replies of known truth."""
+    from discretion.doctor import examine
+
+    checks = examine()
+    if as_json:
+        print(json.dumps({"checks": [check._asdict() for check in checks]}, indent=2))
+    else:
+        for check in checks:
+            print(f"{'ok ' if check.ok else 'BAD'} {check.name:<22} {check.found}")
+    raise typer.Exit(0 if all(check.ok for check in checks) else EXIT_FAILURE)
+
+
+def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(plan, indent=2))
+        return
+    for name, probe in plan["probes"].items():
+        print(
+            f"{name:<11} {probe['items']:>7} items {probe['clusters']:>7} clusters "
+            f"{probe['tokens']:>12} tokens  from {probe['source']}"
+        )
+
+
+def _print_summary(summary: Summary, as_json: bool, page: Path | None = None) -> None:
+    if as_json:
+        print(json.dumps({**to_json(summary), "report": None if page is None else str(page)}, indent=2))
+        return
+    print(metrics_table(summary))
+    print(summary.sentence)
+    if page is not None:
+        print(page)
