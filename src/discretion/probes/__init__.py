@@ -1,0 +1,19 @@
+"""The suites, by name. A suite's module is imported when it is asked for, and no suite imports another."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from discretion.errors import ConfigError, nearest
+from discretion.probes.base import Probe
+
+NAMES = ("norms", "agentic", "memory", "capability", "refusal")
+"""In the order in which reports list them."""
+
+
+def probe(name: str) -> Probe:
+    """The suite of this name. Raises `ConfigError` with the nearest known name."""
+    if name not in NAMES:
+        raise ConfigError(f"unknown probe {name!r}; {nearest(name, NAMES)}")
+    found: Probe = import_module(f"discretion.probes.{name}").PROBE
+    return found

@@ -1,0 +1,337 @@
+"""Rows as they lie on disk or on the hub: read one by one, each with the place it came from.
+
+`read_rows` yields `(where, row)`; `read_items` finds out by the columns which known form the rows have and builds
+items. Nothing is guessed in silence: whatever does not fit is a `DataError` that names `file:line`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from discretion.errors import DataError, MissingExtra, nearest
+from discretion.schema import Item, digest, from_json
+
+Row = Mapping[str, Any]
+ItemT = TypeVar("ItemT", bound=Item)
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]*){0,2}")
+_SHARD = re.compile(r"(.*?)-\d{5}-of-\d{5}\.\w+")
+
+
+def read_rows(source: str | Path, *, offline: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file, a folder or a hub id, each with its place (`file:line` where lines exist).
+
+    Files: `.jsonl`, `.json` (a list of objects), `.csv`, and `.parquet` and `.arrow` with the extra `data`. A folder
+    is one written by `datasets.save_to_disk`, or one that holds exactly one data set. A hub id is
+    `owner/name[:config[:split]]`. Raises `DataError` or `MissingExtra`.
+    """
+    path = Path(source)
+    if path.is_dir():
+        rows = _folder(path)
+    elif path.is_file():
+        rows = _file(path)
+    elif _HUB.fullmatch(str(source)) and path.suffix not in SUFFIXES:
+        rows = _hub(str(source), offline)
+    else:
+        raise DataError(f"{source}: no such file or folder; give a file ({', '.join(SUFFIXES)}), a folder or a hub id")
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise DataError(f"{source}: holds no rows; give a file with at least one")
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def _file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    match path.suffix.lower():
+        case ".jsonl":
+            return _jsonl(path)
+        case ".json":
+            return _json(path)
+        case ".csv":
+            return _csv(path)
+        case ".parquet" | ".arrow":
+            return _table(path)
+    raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(SUFFIXES)}")
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}:{line}: not UTF-8 (byte {data[error.start]:#04x}); convert the file to UTF-8"
+        ) from None
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(value).__name__}; write one object per row")
+    return value
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    # Only "\n" ends a line: str.splitlines would also cut at U+2028, which JSON allows inside a string.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            try:
+                value = _DECODER.decode(line)
+            except ValueError as error:
+                raise DataError(f"{where}: broken JSON ({_why(error)}); write one object per line") from None
+            yield where, _object(value, where)
+
+
+def _why(error: ValueError) -> str:
+    return error.msg.lower() if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = _text(path)
+    blank = re.compile(r"[ \t\r\n]*")
+    at = blank.match(text).end()  # type: ignore[union-attr]
+    if at == len(text):
+        return
+    if text[at] != "[":
+        raise DataError(f"{path}: expected a list of objects, found {text[at]!r} first; wrap the rows in [ ]")
+    line, counted = 1, 0
+    at = blank.match(text, at + 1).end()  # type: ignore[union-attr]
+    while text[at : at + 1] != "]":
+        line, counted = line + text.count("\n", counted, at), at
+        where = f"{path}:{line}"
+        try:
+            value, at = _DECODER.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{error.lineno}: broken JSON ({_why(error)}); repair the file") from None
+        except ValueError as error:
+            raise DataError(f"{where}: broken JSON ({error}); repair the file") from None
+        yield where, _object(value, where)
+        at = blank.match(text, at).end()  # type: ignore[union-attr]
+        if text[at : at + 1] == ",":
+            at = blank.match(text, at + 1).end()  # type: ignore[union-attr]
+        elif text[at : at + 1] != "]":
+            line += text.count("\n", counted, at)
+            raise DataError(f"{path}:{line}: broken JSON (',' or ']' expected); repair the file")
+
+
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    # Lines keep their ends: csv needs them inside quoted cells.
+    lines = re.findall(r"[^\n]*\n|[^\n]+", _text(path))
+    reader = csv.reader(lines, strict=True)
+    header: list[str] = []
+    start = 1
+    while True:
+        where = f"{path}:{start}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{where}: broken CSV ({error}); repair the row") from None
+        if header and cells:
+            if len(cells) != len(header):
+                raise DataError(f"{where}: {len(cells)} cells under {len(header)} columns; repair the row")
+            yield where, dict(zip(header, cells, strict=True))
+        elif cells:
+            header = cells
+            if len(set(header)) != len(header):
+                raise DataError(f"{where}: a column name comes twice in the header; name each column once")
+        start = reader.line_num + 1
+
+
+def _table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        raise MissingExtra(f"reading {path}", "datasets", "data") from None
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pyarrow.parquet.read_table(path)
+        else:
+            table = _arrow(pyarrow, path)
+    except (pyarrow.ArrowException, OSError):
+        raise DataError(f"{path}: no readable {path.suffix[1:]} file; write it again") from None
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield f"{path}:row {number}", row
+
+
+def _arrow(pyarrow: Any, path: Path) -> Any:
+    with path.open("rb") as stream:
+        try:
+            return pyarrow.ipc.open_stream(stream).read_all()
+        except pyarrow.ArrowInvalid:
+            stream.seek(0)
+            return pyarrow.ipc.open_file(stream).read_all()
+
+
+# ------------------------------------------------------------------------------------------------ folders and the hub
+
+
+def _folder(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if (path / "state.json").is_file():
+        return _saved(path)
+    saved = sorted(p.parent for p in path.rglob("state.json"))
+    files = sorted(
+        p
+        for p in path.iterdir()
+        if p.suffix.lower() in SUFFIXES and p.name not in ("dataset_dict.json", "dataset_info.json")
+    )
+    parts = {m.group(1) for p in files if (m := _SHARD.fullmatch(p.name))}
+    if not files and len(saved) == 1:
+        return _saved(saved[0])
+    if not saved and files and (len(files) == 1 or (len(parts) == 1 and all(_SHARD.fullmatch(p.name) for p in files))):
+        return (row for file in files for row in _file(file))
+    found = ", ".join(str(p.relative_to(path)) for p in [*saved, *files]) or "none"
+    raise DataError(f"{path}: expected exactly one data set in this folder, found {found}; name the one you mean")
+
+
+def _saved(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    datasets = _datasets(f"reading {path}")
+    try:
+        rows = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError):
+        raise DataError(f"{path}: no readable data set; write it again with datasets.save_to_disk") from None
+    return ((f"{path}:row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _datasets(wanted: str) -> Any:
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise MissingExtra(wanted, "datasets", "data") from None
+    return datasets
+
+
+def _hub(source: str, offline: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    if offline:
+        raise DataError(f"{source}: no such file or folder, and hub ids are not read offline; give a local copy")
+    name, config, split = (*source.split(":"), "", "")[:3]
+    datasets = _datasets(f"reading the hub id {source}")
+    try:
+        splits = datasets.get_dataset_split_names(name, config or None)
+        if not split and len(splits) == 1:
+            split = splits[0]
+        if split not in splits:
+            raise DataError(f"{source}: splits are {', '.join(splits)}; give {name}:{config or 'CONFIG'}:SPLIT")
+        rows = datasets.load_dataset(name, config or None, split=split)
+    except (OSError, ValueError) as error:
+        why = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise DataError(f"{source}: the hub gave no such data set ({why}); check owner/name:config:split") from None
+    return ((f"{name}:{config}:{split}:row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+# ------------------------------------------------------------------------------------------------ items
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way in which a public instrument writes its rows."""
+
+    name: str
+    columns: frozenset[str]
+    """All must be there."""
+    build: Callable[[str, Row], Iterable[Item]]
+    """(where, row) to items."""
+    alone: bool = False
+    """No further column may be there: for forms whose columns are too common to tell anything."""
+    keyed: bool = True
+    """The instrument gives ids. Where it does not, an id is made of the content, and a repeated row gets a number."""
+
+    def fits(self, columns: frozenset[str]) -> bool:
+        """Do rows with these columns have this form?"""
+        return columns == self.columns if self.alone else columns >= self.columns
+
+
+def read_items(source: str | Path, kind: type[ItemT], forms: Iterable[Form], *, offline: bool = False) -> list[ItemT]:
+    """Items of `source`: rows of `kind`'s own fields, or of the first public form whose columns fit the first row.
+
+    Raises `DataError` for a row that does not fit, an id that comes twice, and columns no form knows.
+    """
+    forms = tuple(forms)
+    items: list[Any] = []
+    seen: dict[str, str] = {}
+    copies: dict[str, int] = {}
+    form: Form | None = None
+    for where, row in read_rows(source, offline=offline):
+        if form is None:
+            form = _form(where, row, kind, forms)
+        lacking = sorted(form.columns - row.keys())
+        if lacking:
+            raise DataError(f"{where}: column {lacking[0]!r} is missing in a row of the form {form.name}; add it")
+        for item in form.build(where, row):
+            if not form.keyed:
+                copies[item.id] = copies.get(item.id, 0) + 1
+                if copies[item.id] > 1:
+                    item = _renamed(item, f"{item.id}~{copies[item.id]}")
+            if item.id in seen:
+                raise DataError(f"{where}: id {item.id!r} was already used at {seen[item.id]}; give each item its own")
+            seen[item.id] = where
+            items.append(item)
+    return items
+
+
+def _renamed(item: Any, new: str) -> Any:
+    return type(item)(**{f.name: getattr(item, f.name) for f in fields(item)} | {"id": new})
+
+
+def _form(where: str, row: Row, kind: type[Any], forms: tuple[Form, ...]) -> Form:
+    columns = frozenset(row)
+    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    own = Form("own JSONL", frozenset(), lambda where, row: [native(kind, where, row)])
+    if columns >= required:
+        return own
+    for form in forms:
+        if form.fits(columns):
+            return form
+    # A misspelt or forgotten key of our own form deserves the error that names it.
+    if 2 * len(columns & required) >= len(required):
+        return own
+    known = [f"own JSONL ({', '.join(sorted(required))})"]
+    known += [f"{form.name} ({', '.join(sorted(form.columns))})" for form in forms]
+    raise DataError(f"{where}: no known form has the columns {', '.join(sorted(columns))}; known: {'; '.join(known)}")
+
+
+def native(kind: type[ItemT], where: str, row: Row) -> ItemT:
+    """An item of our own JSONL form. Raises `DataError` that names `where` and the field."""
+    try:
+        return from_json(kind, dict(row))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def text_field(where: str, row: Row, key: str, *, empty: bool = False) -> str:
+    """`row[key]` as text. Raises `DataError` when it is no text, or blank where it must not be."""
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {key!r} must be text, found {type(value).__name__}; {nearest(key, row)}")
+    if not empty and not value.strip():
+        raise DataError(f"{where}: {key!r} is empty; give it a text")
+    return value
+
+
+def content_id(prefix: str, *parts: Any) -> str:
+    """An id made of content alone, for instruments that have none: the same row has the same id anywhere."""
+    return f"{prefix}-{digest(list(parts))[:12]}"
