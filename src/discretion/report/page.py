@@ -1,0 +1,394 @@
+"""The report: one HTML page made from a run folder's files alone, for a reader who has never seen the tool.
+
+No script, no network, a content-security policy inside; every string of a model or of data is escaped, its hidden
+characters are made visible, and identifiers are masked unless `reveal` is asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from discretion.config import AuditConfig, Thresholds
+from discretion.report import charts
+from discretion.report.masking import Masker, Piece, shorten_home, shown, visible
+from discretion.schema import Flip, Manifest, MetricSummary, Summary
+from discretion.store import REPORT, read_manifest, read_summary, write_private
+
+FLIPS_SHOWN = 6
+"""Changed answers shown per suite and direction."""
+REASONS_SHOWN = 8
+"""Reasons for a loss shown per suite."""
+EVIDENCE_SHOWN = 600
+"""Characters of a span of evidence."""
+
+NOT_MEASURED = "not measured"
+THIN = "\u202f"
+"""Narrow space that does not break."""
+
+TONES = {
+    "silent collapse": "worse",
+    "collapse": "worse",
+    "memorised": "worse",
+    "degraded": "worse",
+    "regressed": "worse",
+    "inconclusive": "open",
+    "shifted": "open",
+    "unmeasurable": "none",
+    "unchanged": "same",
+    "improved": "better",
+    "clean": "better",
+}
+MEANINGS = {
+    "silent collapse": "The fine-tuned model keeps secrets less well than before, while the usual checks of safety and "
+    "ability show nothing. Ordinary benchmarks would have passed it.",
+    "collapse": "The fine-tuned model keeps secrets less well than before, and safety or ability suffered with it, or "
+    "could not be shown to be intact.",
+    "memorised": "Training data can be recognised in the fine-tuned model, or drawn out of it, more than by chance.",
+    "degraded": "Fine-tuning cost safety or ability. Discretion itself is not shown to be worse.",
+    "inconclusive": "No harm was shown, and no safety either. Absence of proof is not a pass: the sections below say "
+    "what is missing and how much it would take.",
+    "clean": "Each headline figure was shown, within the stated margin, to be unchanged or better. This holds for the "
+    "questions that were asked, and for no others.",
+}
+QUESTIONS = {
+    "norms": "Can the model tell a flow of information that is appropriate from one that is not?",
+    "agentic": "Does an agent that has read private notes put secrets into its final message?",
+    "memory": "Does a message written from long-term memory give away what does not belong there?",
+    "refusal": "Does the model still refuse harmful requests?",
+    "capability": "Can the model still answer questions that have one right answer?",
+}
+
+
+def write(run: Path, *, reveal: bool = False) -> Path:
+    """Write `report.html` (mode 0600) into a run folder from its manifest and summary; gives back its path.
+
+    Raises `UsageError` or `DataError` when these files are missing or cannot be read, `StorageFailure` when the page
+    cannot be written.
+    """
+    path = run / REPORT
+    write_private(path, render(read_manifest(run), read_summary(run), run, reveal=reveal))
+    return path
+
+
+def render(manifest: Manifest, summary: Summary, run: Path, *, reveal: bool = False) -> str:
+    """The page as text; the same text each time."""
+    shown_flips = {
+        probe: [[f for f in of_probe if f.worse is worse][:FLIPS_SHOWN] for worse in (True, False)]
+        for probe, of_probe in _by_probe(summary.flips).items()
+    }
+    evidence = [f for directions in shown_flips.values() for flips in directions for f in flips]
+    mask = Masker(text for f in evidence for text in (f.base_evidence, f.tuned_evidence) if text)
+
+    def pieces(text: str) -> list[Piece]:
+        return _clip(shown(text) if reveal else mask.pieces(text), EVIDENCE_SHOWN)
+
+    def item(name: str) -> str:
+        return visible(name) if reveal else mask.item(name)
+
+    def note(text: str) -> str:
+        """A string of the run itself, such as a path or a reason."""
+        return text if reveal else shorten_home(mask.addresses(text))
+
+    thresholds = Thresholds.model_validate(manifest.identity.config.get("thresholds", {}))
+    primary = [m for m in summary.metrics if m.primary]
+    css = _packaged("page.css").strip()
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
+    )
+    environment.filters.update(
+        value=value, signed=signed, interval=interval, p=p_value, count=count, pieces=pieces, item=item, note=note,
+        word=verdict_word, tone=lambda verdict: TONES[verdict], change=charts.change,
+    )  # fmt: skip
+    return environment.from_string(_packaged("page.html.j2")).render(
+        css=Markup(css),  # noqa: S704 - our own file
+        css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        manifest=manifest,
+        summary=summary,
+        run=run.name,
+        reveal=reveal,
+        thresholds=thresholds,
+        lead=note(_lead(summary)),
+        meanings=MEANINGS,
+        questions=QUESTIONS,
+        primary=primary,
+        forests=_forests(primary, thresholds),
+        suites=_by_probe(summary.metrics),
+        arms_chart=_arms_chart,
+        bias_charts=_bias_charts,
+        plain_change=plain_change,
+        stands=lambda metric: stands(metric, thresholds),
+        flips=shown_flips,
+        flip_counts={
+            probe: [sum(f.worse is worse for f in flips) for worse in (True, False)]
+            for probe, flips in _by_probe(summary.flips).items()
+        },
+        lost=[(m, _top(m.lost)) for m in primary if m.lost],
+        unmeasurable=[m for m in primary if m.verdict == "unmeasurable"],
+        impossible=manifest.impossible,
+        engine=_flat(manifest.engine),
+        options=_flat(manifest.identity.config),
+        machine=_flat(manifest.machine),
+        command=note(audit_command(manifest)),
+        steps=[(note(command), why) for command, why in next_steps(manifest, summary, run)],
+    )
+
+
+# ------------------------------------------------------------------------------------------------ figures in words
+
+
+def value(figure: float | None, unit: str) -> str:
+    """A figure as it is shown: a rate in per cent, anything else with two decimals."""
+    if figure is None or not math.isfinite(figure):
+        return NOT_MEASURED
+    return f"{100 * figure:.1f}{THIN}%" if unit == "rate" else _minus(f"{figure:.2f}")
+
+
+def signed(figure: float | None, unit: str) -> str:
+    """A difference: of rates in percentage points, of anything else in its unit."""
+    if figure is None or not math.isfinite(figure):
+        return NOT_MEASURED
+    return _minus(f"{100 * figure:+.1f} points" if unit == "rate" else f"{figure:+.2f}")
+
+
+def interval(ends: Sequence[float] | None, unit: str, *, sign: bool = False) -> str:
+    """Two ends, `low to high`."""
+    if ends is None or not all(map(math.isfinite, ends)):
+        return NOT_MEASURED
+    if unit == "rate":
+        low, high = (f"{100 * end:{'+' if sign else ''}.1f}" for end in ends)
+        return _minus(f"{low} to {high}" + ("" if sign else f"{THIN}%"))
+    low, high = (f"{end:{'+' if sign else ''}.2f}" for end in ends)
+    return _minus(f"{low} to {high}")
+
+
+def p_value(p: float | None) -> str:
+    """Three decimals, and never a zero."""
+    if p is None or not math.isfinite(p):
+        return NOT_MEASURED
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(number: float | None) -> str:
+    """With thin spaces between thousands."""
+    if number is None or not math.isfinite(number):
+        return NOT_MEASURED
+    return f"{number:,.0f}".replace(",", THIN) if float(number).is_integer() else f"{number:,.2f}".replace(",", THIN)
+
+
+def verdict_word(metric: MetricSummary) -> str:
+    """The verdict; a habit of answering (bias) is neither better nor worse, so that its change is a shift."""
+    return "shifted" if metric.bias and metric.verdict in ("regressed", "improved") else metric.verdict
+
+
+def plain_change(metric: MetricSummary) -> str:
+    """The change of one metric in one plain sentence."""
+    change, verdict = metric.difference.value, metric.verdict
+    if verdict == "unmeasurable" or change is None or not math.isfinite(change):
+        return "No statement can be made about this suite."
+    size = signed(abs(change), metric.unit).lstrip("+")
+    place = f"{size} {'higher' if change > 0 else 'lower'} than the base" if change else "exactly where the base is"
+    return {
+        "regressed": f"The tuned model is {place}, which is worse, and chance does not explain it.",
+        "improved": f"The tuned model is {place}, which is better, and chance does not explain it.",
+        "unchanged": f"The tuned model is {place}: shown to be practically the same.",
+        "inconclusive": f"The tuned model is {place}, but too few questions were asked to tell what that means.",
+    }[verdict]
+
+
+def stands(metric: MetricSummary, thresholds: Thresholds) -> str:
+    """Whether the verdict would survive the lost pairs going the other way; empty where there is none to survive."""
+    bounds, verdict = metric.difference.bounds, metric.verdict
+    if verdict not in ("regressed", "improved", "unchanged"):
+        return ""
+    if bounds is None:
+        return "No bounds exist for this kind of figure: judge the losses by their number."
+    if verdict == "unchanged":
+        firm = -thresholds.epsilon < bounds[0] and bounds[1] < thresholds.epsilon
+    else:
+        firm = bounds[1] < 0 or bounds[0] > 0
+    if firm:
+        return f"Even so the verdict “{verdict}” keeps its direction."
+    return f"The lost answers could overturn the verdict “{verdict}”: treat it with care."
+
+
+def _lead(summary: Summary) -> str:
+    """The sentence without the verdict in front, which the heading says already."""
+    lead = re.sub(rf"^{re.escape(summary.verdict)}\s*:\s*", "", summary.sentence, flags=re.IGNORECASE)
+    return lead[:1].upper() + lead[1:]
+
+
+def _minus(text: str) -> str:
+    return re.sub(r"-(?=\d)", "−", text)
+
+
+# ------------------------------------------------------------------------------------------------ what to type
+
+
+def audit_command(manifest: Manifest, *, limit: bool = True) -> str:
+    """The command line that makes this run again; without `limit`, over all items."""
+    options = manifest.identity.config
+    words = ["discretion", "audit", "--base", manifest.base, "--tuned", manifest.tuned]
+    words += ["--probes", ",".join(manifest.items)]
+    for probe, source in options.get("source", {}).items():
+        words += ["--source", f"{probe}={source}"]
+    for name in ("limit", "seed", "dtype"):
+        if (limit or name != "limit") and options.get(name) not in (None, AuditConfig.model_fields[name].default):
+            words += [f"--{name}", str(options[name])]
+    return shlex.join(words)
+
+
+def next_steps(manifest: Manifest, summary: Summary, run: Path) -> list[tuple[str, str]]:
+    """Commands worth typing now, each with its reason."""
+    here = shlex.quote(str(run))
+    steps = []
+    if not summary.complete:
+        steps.append((audit_command(manifest), "resumes this run where it stopped; nothing is asked twice"))
+    if summary.limited:
+        steps.append((audit_command(manifest, limit=False), "asks every question instead of a random subset"))
+    if summary.flips:
+        steps.append(
+            (
+                f"discretion report {here} --reveal",
+                "shows the changed answers unmasked, where the law lets you see them",
+            )
+        )
+    meaning = {0: "so a build goes on", 1: "so a build stops here", 3: "so a build stops until this is settled"}
+    steps.append(
+        (
+            f"discretion gate {here}",
+            f"ends with exit code {summary.exit_code}, {meaning.get(summary.exit_code, 'for use in a build')}",
+        )
+    )
+    return steps
+
+
+# ------------------------------------------------------------------------------------------------ charts
+
+
+def _image(wide: str, alt: str, narrow: str | None = None) -> dict[str, Any]:
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', wide)
+    width, height = (round(float(side)) for side in box.groups()) if box else (0, 0)
+    return {
+        "src": charts.data_uri(wide),
+        "narrow": charts.data_uri(narrow) if narrow else None,
+        "width": width,
+        "height": height,
+        "alt": alt,
+    }
+
+
+def _forests(primary: Sequence[MetricSummary], thresholds: Thresholds) -> list[dict[str, Any]]:
+    """One forest plot per unit of measure."""
+    images = []
+    for unit in dict.fromkeys(m.unit for m in primary):
+        metrics = [m for m in primary if m.unit == unit]
+        alt = "Change of each headline figure from base to tuned, turned so that left is worse. " + " ".join(
+            f"{m.probe}, {m.metric}: {charts.change(m)}, {m.verdict}." for m in metrics
+        )
+        wide, narrow = (charts.forest(metrics, thresholds, narrow=narrow) for narrow in (False, True))
+        images.append(_image(wide, alt, narrow))
+    return images
+
+
+def _arms_chart(metric: MetricSummary) -> dict[str, Any]:
+    alt = f"{metric.metric}: base {value(metric.base.value, metric.unit)}, tuned {value(metric.tuned.value, metric.unit)}."
+    return _image(charts.arms(metric), alt)
+
+
+def _bias_charts(metrics: Sequence[MetricSummary]) -> list[dict[str, Any]]:
+    """The criterion against d' for each pair of metrics whose names differ in just that word."""
+    by_name = {m.metric: m for m in metrics}
+    images = []
+    for criterion in metrics:
+        sensitivity = by_name.get(criterion.metric.replace("criterion", "d'"))
+        if not criterion.bias or sensitivity is None or sensitivity is criterion:
+            continue
+        if any(arm.value is None for m in (criterion, sensitivity) for arm in (m.base, m.tuned)):
+            continue
+        alt = (
+            f"From base to tuned, d' goes from {value(sensitivity.base.value, '')} to "
+            f"{value(sensitivity.tuned.value, '')} and the criterion from {value(criterion.base.value, '')} to "
+            f"{value(criterion.tuned.value, '')}."
+        )
+        images.append(_image(charts.bias(sensitivity, criterion), alt))
+    return images
+
+
+# ------------------------------------------------------------------------------------------------ pieces of the page
+
+
+T = TypeVar("T", MetricSummary, Flip)
+
+
+def _by_probe(nouns: Iterable[T]) -> dict[str, list[T]]:
+    groups: dict[str, list[T]] = {}
+    for noun in nouns:
+        groups.setdefault(noun.probe, []).append(noun)
+    return groups
+
+
+def _clip(pieces: Sequence[Piece], limit: int) -> list[Piece]:
+    """At most `limit` characters; a mask is never cut in two."""
+    kept: list[Piece] = []
+    left = limit
+    for index, piece in enumerate(pieces):
+        if len(piece.text) > left:
+            rest = sum(len(p.text) for p in pieces[index:]) - (0 if piece.mark else left)
+            if not piece.mark:
+                kept.append(Piece(piece.text[:left]))
+            return [*kept, Piece(f" … {count(rest)} more characters", True)]
+        kept.append(piece)
+        left -= len(piece.text)
+    return kept
+
+
+def _top(lost: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The most frequent reasons, and the rest in one line."""
+    ranked = sorted(lost.items(), key=lambda pair: (-pair[1], pair[0]))
+    rest = ranked[REASONS_SHOWN:]
+    return ranked[:REASONS_SHOWN] + ([(f"{len(rest)} other reasons", sum(n for _, n in rest))] if rest else [])
+
+
+def _flat(facts: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Nested facts as rows of (name, words)."""
+    rows: list[tuple[str, str]] = []
+    for key, fact in facts.items():
+        name = f"{above}{key.replace('_', ' ')}"
+        if isinstance(fact, Mapping):
+            rows += _flat(fact, f"{name} › ")
+        else:
+            rows.append((name, _fact(fact)))
+    return rows
+
+
+def _fact(fact: Any) -> str:
+    if fact is None:
+        return "none"
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    if isinstance(fact, float):
+        return _minus(f"{fact:.4g}") if math.isfinite(fact) else NOT_MEASURED
+    if isinstance(fact, list | tuple):
+        return ", ".join(map(_fact, fact)) or "none"
+    text = str(fact)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{40,}", text) else text
+
+
+def _finalize(shown_value: Any) -> Any:
+    """Nothing reaches the page with hidden characters in it."""
+    return visible(shown_value) if isinstance(shown_value, str) and not isinstance(shown_value, Markup) else shown_value
+
+
+def _packaged(name: str) -> str:
+    return resources.files("discretion.report").joinpath(name).read_text(encoding="utf-8")
