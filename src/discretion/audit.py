@@ -26,7 +26,7 @@ from discretion import __version__
 from discretion.config import AuditConfig, dump
 from discretion.errors import DataError, Unparsed
 from discretion.models.base import Model
-from discretion.probes import PROBES
+from discretion.probes import probe as suite_named
 from discretion.probes.base import Probe, Run
 from discretion.progress import Progress, Quiet
 from discretion.schema import (
@@ -114,7 +114,7 @@ def plan(config: AuditConfig) -> list[Planned]:
     """
     planned = []
     for name in config.probes:
-        probe, source = PROBES[name], config.source.get(name)
+        probe, source = suite_named(name), config.source.get(name)
         items = tuple(probe.items(source, offline=config.offline, seed=config.seed))
         if not items:
             raise DataError(f"--source {name}={source}: no items in it; give a file with at least one")

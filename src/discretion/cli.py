@@ -202,7 +202,8 @@ def gate(run: RunFolderPath, as_json: AsJson = False) -> None:
 @app.command("list")
 def list_probes(as_json: AsJson = False) -> None:
     """The probes, what each measures, and what it asks of a model."""
-    from discretion.probes import PROBES
+    from discretion.probes import NAMES
+    from discretion.probes import probe as suite_named
 
     rows = [
         {
@@ -213,7 +214,7 @@ def list_probes(as_json: AsJson = False) -> None:
             "metrics": [m.name for m in probe.metrics],
             "needs": sorted(probe.needs),
         }
-        for name, probe in PROBES.items()
+        for name, probe in ((name, suite_named(name)) for name in NAMES)
     ]
     if as_json:
         print(json.dumps({"probes": rows}, indent=2))

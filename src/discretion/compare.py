@@ -18,7 +18,7 @@ import numpy as np
 from discretion import stats
 from discretion.config import Thresholds
 from discretion.errors import NotComparable
-from discretion.probes import PROBES
+from discretion.probes import probe as suite_named
 from discretion.probes.base import Metric, Probe, Tally
 from discretion.schema import (
     SCHEMA_VERSION,
@@ -76,7 +76,7 @@ def summarise(run: Path) -> Summary:
     manifest = read_manifest(run)
     suites = [
         Suite(
-            PROBES[name],
+            suite_named(name),
             read_outcomes(run, "base", name),
             read_outcomes(run, "tuned", name),
             asked,
@@ -108,7 +108,7 @@ def compare_runs(first: Path, second: Path) -> Summary:
         )
     suites = [
         Suite(
-            PROBES[name],
+            suite_named(name),
             read_outcomes(first, "tuned", name),
             read_outcomes(second, "tuned", name),
             asked,

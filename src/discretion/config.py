@@ -130,7 +130,8 @@ def load(kind: type[AuditConfig], given: Mapping[str, Any], file: Path | None = 
 
 
 def _first(kind: type[BaseModel], error: ValidationError, file: Path | None) -> str:
-    first = error.errors(include_url=False)[0]
+    # A misspelt key also makes another one missing: the misspelling is what to tell.
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in first["loc"])
     where = f"{file}: " if file is not None else ""
     if first["type"] == "extra_forbidden":

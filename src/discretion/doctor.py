@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from discretion.probes import PROBES
+from discretion.probes import NAMES
+from discretion.probes import probe as suite_named
 from discretion.probes.base import validate
 
 OPTIONAL = {"datasets": "data", "trl": "tune"}
@@ -35,7 +36,7 @@ def examine() -> list[Check]:
     checks.append(Check("hub", True, "offline (HF_HUB_OFFLINE)" if offline else "asked when a file is missing here"))
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     checks.append(Check("disk", free > 1, f"{free:.0f} GiB free in this folder"))
-    checks += [_scorer(name) for name in PROBES]
+    checks += [_scorer(name) for name in NAMES]
     return checks
 
 
@@ -56,7 +57,8 @@ def _optional(library: str, extra: str) -> Check:
 
 
 def _scorer(name: str) -> Check:
-    items = list(PROBES[name].items())
-    faults = validate(PROBES[name], items)
+    probe = suite_named(name)
+    items = list(probe.items())
+    faults = validate(probe, items)
     found = f"scores the safe and the leaking reply of all {len(items)} embedded items right"
     return Check(f"scorer {name}", not faults, faults[0] if faults else found)
