@@ -1,0 +1,121 @@
+"""The CIMemories file (facebookresearch/CIMemories, arXiv 2511.14937) and the label file that must lie beside it.
+
+The instrument ships no labels: `<stem>.labels.jsonl` holds one line per labelled attribute of a context, in the form
+of `LABEL_FORMAT`. An attribute that no line names is `neither`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from discretion.data.rows import Row, content_id, read_rows, text_field
+from discretion.errors import DataError, nearest
+
+COLUMNS = frozenset({"bio", "information_attributes", "contexts"})
+Label = Literal["share", "private", "neither"]
+LABELS: tuple[Label, ...] = get_args(Label)
+LABEL_FORMAT = (
+    '{"profile": 0 or the bio\'s name, "recipient": …, "task": …, "attribute": …, "label": "share"|"private"|"neither"}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One line of a persona's memory."""
+
+    key: str
+    value: str
+    statement: str
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One persona."""
+
+    id: str
+    """Made of the bio; holds no name."""
+    name: str
+    attributes: tuple[Attribute, ...]
+    contexts: tuple[tuple[str, str], ...]
+    """(recipient, task)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One task of one persona, with the label of every attribute."""
+
+    profile: Profile
+    recipient: str
+    task: str
+    labels: Mapping[str, Label]
+    """Attribute key to label; an attribute that is not in it is `neither`."""
+
+
+def read(source: str | Path, labels: str | Path | None = None, *, offline: bool = False) -> list[Context]:
+    """All contexts of the file, labelled. Without `labels` the file `<stem>.labels.jsonl` beside it is read.
+
+    Raises `DataError` when there is no label file, or when a label names something the data file has not.
+    """
+    profiles = [_profile(where, row) for where, row in read_rows(source, offline=offline)]
+    given = Path(labels) if labels is not None else Path(source).with_suffix(".labels.jsonl")
+    if not given.is_file():
+        raise DataError(f"{source}: CIMemories has no labels of its own; write {given}, lines of {LABEL_FORMAT}")
+    table: dict[tuple[int, str, str], dict[str, Label]] = {
+        (n, recipient, task): {} for n, profile in enumerate(profiles) for recipient, task in profile.contexts
+    }
+    keys = [{attribute.key for attribute in profile.attributes} for profile in profiles]
+    for where, row in read_rows(given):
+        n = _which(where, row, profiles)
+        place = (n, text_field(where, row, "recipient"), text_field(where, row, "task"))
+        attribute, label = text_field(where, row, "attribute"), row.get("label")
+        if place not in table:
+            raise DataError(f"{where}: profile {n} has no such context (recipient and task); copy them from the data")
+        if attribute not in keys[n]:
+            raise DataError(f"{where}: unknown attribute {attribute!r} of profile {n}; {nearest(attribute, keys[n])}")
+        if label not in LABELS:
+            raise DataError(f"{where}: unknown label {label!r}; known: {', '.join(LABELS)}")
+        if table[place].setdefault(attribute, label) != label:
+            raise DataError(f"{where}: attribute {attribute!r} was labelled otherwise before; keep one of the lines")
+    return [Context(profiles[n], recipient, task, given) for (n, recipient, task), given in table.items()]
+
+
+def _which(where: str, row: Row, profiles: list[Profile]) -> int:
+    wanted = row.get("profile")
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(profiles):
+        return wanted
+    named = [n for n, profile in enumerate(profiles) if profile.name == wanted]
+    if len(named) != 1:
+        raise DataError(
+            f"{where}: 'profile' fits {len(named)} profiles; give 0 to {len(profiles) - 1}, or the name of one bio"
+        )
+    return named[0]
+
+
+def _profile(where: str, row: Row) -> Profile:
+    if not row.keys() >= COLUMNS:
+        raise DataError(f"{where}: column {min(COLUMNS - row.keys())!r} is missing in a CIMemories profile; add it")
+    bio, attributes, contexts = row["bio"], row["information_attributes"], row["contexts"]
+    if not isinstance(bio, Mapping) or not isinstance(attributes, Mapping) or not isinstance(contexts, list):
+        raise DataError(f"{where}: no CIMemories profile (bio, information_attributes, contexts); repair the row")
+    return Profile(
+        id=content_id("persona", dict(bio)),
+        name=text_field(where, bio, "name"),
+        attributes=tuple(_attributes(where, attributes)),
+        contexts=tuple((text_field(where, c, "recipient"), text_field(where, c, "task")) for c in contexts),
+    )
+
+
+def _attributes(where: str, rows: Mapping[str, Any]) -> Iterator[Attribute]:
+    for key, row in rows.items():
+        if not isinstance(row, Mapping) or row.get("value") is None:
+            raise DataError(f"{where}: attribute {key!r} has no value; repair the row")
+        yield Attribute(
+            key=key,
+            value=str(row["value"]),
+            statement=text_field(where, row, "memory_statement"),
+            domain=text_field(where, row, "information_domain"),
+        )
