@@ -180,6 +180,8 @@ def test_a_limit_draws_whole_clusters_at_random_and_the_same_ones_again():
 
 # ------------------------------------------------------------------------------------------------ whole audits
 
+ASKS = 2
+"""Requests per multiple-choice item: its options in both orders."""
 QUESTIONS = [
     {"id": f"m{n}", "cluster": f"m{n}", "task": "sums", "question": f"What is {n} and {n}?", "answer": str(2 * n),
      "choices": [str(2 * n), str(2 * n + 1)]}
@@ -277,7 +279,7 @@ def test_one_line_more_costs_one_line(tmp_path):
     auditing.audit(config(tmp_path, rows=QUESTIONS[:-1], out=tmp_path / "one", cache=shared_cache), models)
     calls.clear()
     auditing.audit(config(tmp_path, out=tmp_path / "two", cache=shared_cache), models)
-    assert calls["asked"] == 2
+    assert calls["asked"] == ASKS * 2
 
 
 @pytest.mark.parametrize(
@@ -318,9 +320,9 @@ def test_an_interrupted_audit_goes_on_where_it_stopped(tmp_path):
     models = ScriptedPair(Scripted("b", impatient, "b"), Scripted("t", letter(1.0), "t"), {})
     with pytest.raises(KeyboardInterrupt):
         auditing.audit(config(tmp_path), models)
-    assert len(read_outcomes(tmp_path / "run", "base", "capability")) == 24
+    assert len(read_outcomes(tmp_path / "run", "base", "capability")) == 24 // ASKS
     auditing.audit(config(tmp_path), models)
-    assert asked["n"] == 41
+    assert asked["n"] == 40 * ASKS + 1
     assert len(read_outcomes(tmp_path / "run", "base", "capability")) == 40
 
 
@@ -352,7 +354,7 @@ auditing.audit(t.config(Path(sys.argv[1])), pair)
         ids = [o.item_id for o in read_outcomes(tmp_path / "run", arm, "capability")]
         assert len(ids) == len(set(ids)) == 40
     # What was asked again is at most the one answer that was on its way.
-    assert 80 <= (tmp_path / "asked").read_text().count("x") <= 81
+    assert 80 * ASKS <= (tmp_path / "asked").read_text().count("x") <= 80 * ASKS + 1
 
 
 def test_a_default_run_is_found_again_by_what_made_it(tmp_path, monkeypatch):
@@ -384,6 +386,6 @@ def test_a_dry_run_counts_items_clusters_and_tokens_of_both_arms(tmp_path):
     plan = auditing.dry_run(config(tmp_path, limit=30), models)
     assert plan["probes"]["capability"]["items"] == 30
     assert plan["probes"]["capability"]["clusters"] == 30
-    assert plan["probes"]["capability"]["tokens"] == 2 * 10 * 30
+    assert plan["probes"]["capability"]["tokens"] == 2 * 10 * 30 * ASKS
     assert plan["config"]["limit"] == 30
     assert models.opened == 0

@@ -66,9 +66,14 @@ KINDS: tuple[tuple[type[Any], str], ...] = (
 class Preview(Protocol):
     """What is known of two models before their weights are loaded."""
 
-    base_digest: str
-    tuned_digest: str
-    template_digest: str
+    @property
+    def base_digest(self) -> str: ...
+
+    @property
+    def tuned_digest(self) -> str: ...
+
+    @property
+    def template_digest(self) -> str: ...
 
     def tokens(self, requests: Sequence[Request]) -> int:
         """Tokens one arm computes for these requests, generation counted at its upper bound."""
@@ -77,9 +82,14 @@ class Preview(Protocol):
 class Opened(Protocol):
     """Two models, checked against each other and ready."""
 
-    base: Model
-    tuned: Model
-    facts: Mapping[str, Any]
+    @property
+    def base(self) -> Model: ...
+
+    @property
+    def tuned(self) -> Model: ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
 
 
 class Pair(Protocol):
@@ -435,9 +445,11 @@ class LocalPair:
         return local.preview(config.base, config.tuned, template=config.template, offline=config.offline)
 
     def precision(self, config: AuditConfig) -> str:
-        from discretion.models import local
+        from discretion.models import loading
 
-        return local.precision(config.device, config.dtype)
+        device = loading.pick_device(config.device)
+        kind = str(loading.pick_dtype(config.dtype, device)).removeprefix("torch.")
+        return f"{kind} on {device.partition(':')[0]}"
 
     def open(self, config: AuditConfig, progress: Progress) -> Opened:
         from discretion.models import local

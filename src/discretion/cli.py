@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -64,10 +64,10 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 # ------------------------------------------------------------------------------------------------ options
 
 
-def configured(kind: type[BaseModel]) -> Any:
+def configured(kind: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb one option per field of a configuration; they arrive together as `given`, unset ones as None."""
 
-    def decorate(verb: Any) -> Any:
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         own = [p for name, p in inspect.signature(verb, eval_str=True).parameters.items() if name != "given"]
 
         def command(**values: Any) -> None:

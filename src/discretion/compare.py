@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from discretion import stats
+from discretion import stats, stats_auc
 from discretion.config import Thresholds
 from discretion.errors import NotComparable
 from discretion.probes import probe as suite_named
-from discretion.probes.base import Metric, Probe, Tally
+from discretion.probes.base import Metric, Probe
 from discretion.schema import (
     SCHEMA_VERSION,
     ArmFigure,
@@ -191,17 +191,15 @@ def _compare_metric(
         lost["not asked yet"] += unseen
     clusters = sorted({base[i].cluster for i in kept})
     paired = _paired(metric, [base[i] for i in kept], [tuned[i] for i in kept], thresholds.draws) if kept else None
-    figures = {
-        arm: _figure(metric, [o for i, o in outcomes.items() if i in asked], len(asked) + unseen, thresholds.draws)
-        for arm, outcomes in (("base", base), ("tuned", tuned))
-    }
-    b, t = figures["base"], figures["tuned"]
-    bounds = None if b.bounds is None or t.bounds is None else (t.bounds[0] - b.bounds[1], t.bounds[1] - b.bounds[0])
+    arms = [[outcome for i, outcome in arm.items() if i in asked] for arm in (base, tuned)]
+    bounds = _worst_case(metric, arms[0], arms[1], len(asked) + unseen)
+    b = _figure(metric, arms[0], len(asked) + unseen, thresholds.draws, bounds and bounds.base)
+    t = _figure(metric, arms[1], len(asked) + unseen, thresholds.draws, bounds and bounds.tuned)
     difference = Difference(
         value=_number(paired.value) if paired else None,
         interval=_interval(paired.interval95) if paired else None,
         interval90=_interval(paired.interval90) if paired else None,
-        bounds=bounds,
+        bounds=bounds and bounds.difference,
         p=_number(paired.p) if paired else None,
         p_adjusted=None,
         method=paired.method if paired else "none",
@@ -262,33 +260,33 @@ def _loss(base: Outcome | None, tuned: Outcome | None) -> str:
 
 
 def _paired(metric: Metric, base: Sequence[Outcome], tuned: Sequence[Outcome], draws: int) -> stats.Paired:
-    if metric.auc:
-        return stats.paired_auc(
-            *(_scores(metric, outcomes) for outcomes in (base, tuned)),
-            _labels(metric, base),
-            np.array([outcome.cluster for outcome in base]),
-            draws=draws,
-        )
-    (base_table, tuned_table), combine = _tables(metric, base, tuned)
     single = len({outcome.cluster for outcome in base}) == len(base)
-    binary = metric.paired_item and single
-    return stats.paired(base_table, tuned_table, draws=draws, combine=combine, binary=binary)
+    if metric.auc:
+        curves = (_scores(metric, base), _scores(metric, tuned), _labels(metric, base))
+        if single:
+            return stats_auc.auc_difference(*curves)
+        return stats_auc.clustered_auc_difference(*curves, [outcome.cluster for outcome in base], draws=draws)
+    tables = _tables(metric, base, tuned)
+    return stats.paired(*tables.arms, draws=draws, combine=tables.combine, binary=metric.paired_item and single)
 
 
-def _figure(metric: Metric, outcomes: Sequence[Outcome], asked: int, draws: int) -> ArmFigure:
+def _figure(
+    metric: Metric, outcomes: Sequence[Outcome], asked: int, draws: int, bounds: tuple[float, float] | None
+) -> ArmFigure:
     """One arm's figure over what it scored, whatever became of the other arm."""
     scored = [outcome for outcome in outcomes if _scored(metric, outcome)]
     status = Counter(outcome.status for outcome in outcomes)
     value = low_high = None
     numerator = denominator = None
     if scored and metric.auc:
-        area = stats.auc(_scores(metric, scored), _labels(metric, scored))
+        area = stats_auc.auc(_scores(metric, scored), _labels(metric, scored))
         value, low_high = area.value, area.interval95
     elif scored:
-        (table,), combine = _tables(metric, scored)
-        value = stats.estimate(table, combine)
+        tables = _tables(metric, scored)
+        (table,) = tables.arms
+        value = stats.estimate(table, tables.combine)
         bounded = (0.0, 1.0) if metric.unit == "rate" else None
-        low_high = stats.interval(table, draws=draws, combine=combine, bounds=bounded)
+        low_high = stats.interval(table, draws=draws, combine=tables.combine, bounds=bounded)
         if table.numerator.shape[1] == 1:
             numerator, denominator = float(table.numerator.sum()), float(table.denominator.sum())
     return ArmFigure(
@@ -299,29 +297,37 @@ def _figure(metric: Metric, outcomes: Sequence[Outcome], asked: int, draws: int)
         interval=_interval(low_high),
         numerator=numerator,
         denominator=denominator,
-        bounds=_bounds(metric, outcomes, asked),
+        bounds=bounds,
     )
 
 
-def _tables(metric: Metric, *arms: Sequence[Outcome]) -> tuple[list[stats.ClusterTable], stats.Combine | None]:
-    """One table per arm, clusters and strata in the same order in all, and what makes the figure of the strata."""
+class Tables(NamedTuple):
+    """One table per arm, clusters and strata in the same order in all."""
+
+    arms: list[stats.ClusterTable]
+    lost: list[Any]
+    """Per arm, what was not measured of the denominators, `[strata]`."""
+    combine: stats.Combine | None
+
+
+def _tables(metric: Metric, *arms: Sequence[Outcome]) -> Tables:
     clusters = {name: row for row, name in enumerate(sorted({o.cluster for arm in arms for o in arm}))}
     if metric.pooled is not None:
-        return [_pooled(metric.pooled, clusters, arm) for arm in arms], None
+        return Tables([_pooled(metric.pooled, clusters, arm) for arm in arms], [], None)
     tallies = [[(clusters[o.cluster], metric.tally(o)) for o in arm] for arm in arms]
     strata = {name: col for col, name in enumerate(sorted({s for arm in tallies for _, t in arm for s in t}))}
-    tables = []
+    tables, losses = [], []
     for arm in tallies:
-        table = stats.ClusterTable(np.zeros((len(clusters), len(strata))), np.zeros((len(clusters), len(strata))))
+        sums = np.zeros((3, len(clusters), len(strata)))
         for row, tally in arm:
             for stratum, cell in tally.items():
-                table.numerator[row, strata[stratum]] += cell.numerator
-                table.denominator[row, strata[stratum]] += cell.denominator
-        tables.append(table)
+                sums[:, row, strata[stratum]] += cell
+        tables.append(stats.ClusterTable(sums[0], sums[1]))
+        losses.append(sums[2].sum(axis=0))
     named = metric.combine
     if named is None:
-        return tables, None
-    return tables, lambda ratios: named({name: ratios[..., column] for name, column in strata.items()})
+        return Tables(tables, losses, None)
+    return Tables(tables, losses, lambda ratios: named({name: ratios[..., col] for name, col in strata.items()}))
 
 
 def _pooled(
@@ -348,25 +354,18 @@ def _labels(metric: Metric, outcomes: Sequence[Outcome]) -> np.ndarray[Any, np.d
     return np.array(["positive" in metric.tally(outcome) for outcome in outcomes])
 
 
-def _bounds(metric: Metric, outcomes: Sequence[Outcome], asked: int) -> tuple[float, float] | None:
-    """The figure if all that was not measured had been nothing, or everything; None where that has no bounds."""
-    if metric.auc or metric.pooled is not None or metric.combine is not None or not outcomes:
+def _worst_case(metric: Metric, base: Sequence[Outcome], tuned: Sequence[Outcome], asked: int) -> stats.Bounds | None:
+    """What everything that was not measured could do at most; None for a figure without bounds."""
+    unbounded = metric.unit != "rate" and metric.combine is None
+    if metric.auc or metric.pooled is not None or unbounded or not base or not tuned:
         return None
-    sums: dict[str, list[Tally]] = {}
-    for outcome in outcomes:
-        for stratum, cell in metric.tally(outcome).items():
-            sums.setdefault(stratum, []).append(cell)
-    low, high = [], []
-    for cells in sums.values():
-        numerator, denominator, lost = (sum(column) for column in zip(*cells, strict=True))
+    tables = _tables(metric, base, tuned)
+    losses = []
+    for table, lost, arm in zip(tables.arms, tables.lost, (base, tuned), strict=True):
         # Items that were never asked weigh as much as those that were.
-        lost += (denominator + lost) * (asked / len(outcomes) - 1)
-        whole = denominator + lost
-        if whole == 0:
-            return None
-        low.append(numerator / whole)
-        high.append((numerator + lost) / whole)
-    return float(np.mean(low)), float(np.mean(high))
+        whole = (table.denominator.sum(axis=0) + lost) * asked / len(arm)
+        losses.append(whole - table.denominator.sum(axis=0))
+    return stats.worst_case(tables.arms[0], tables.arms[1], losses[0], losses[1], combine=tables.combine)
 
 
 def _number(value: float | None) -> float | None:
@@ -408,8 +407,10 @@ def _adjust(metrics: Sequence[MetricSummary]) -> list[MetricSummary]:
     for primary, adjust in ((True, stats.holm), (False, stats.benjamini_hochberg)):
         at = [i for i, m in enumerate(metrics) if m.primary is primary]
         # A primary metric that could not be measured was declared all the same: it counts, with p = 1.
-        ps = [1.0 if metrics[i].reason or metrics[i].difference.p is None else metrics[i].difference.p for i in at]
-        adjusted.update(zip(at, map(float, adjust(np.array(ps))), strict=True))
+        ps: list[float | None] = [
+            1.0 if metrics[i].reason or metrics[i].difference.p is None else metrics[i].difference.p for i in at
+        ]
+        adjusted.update(zip(at, adjust(ps), strict=True))
     return [
         replace(m, difference=replace(m.difference, p_adjusted=None if m.difference.p is None else adjusted[i]))
         for i, m in enumerate(metrics)

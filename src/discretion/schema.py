@@ -496,7 +496,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def to_json(noun: Any) -> Any:
     """A noun as plain JSON values, defaults included."""
-    return _adapter(type(noun)).dump_python(noun, mode="json")
+    return _adapter(type(noun)).dump_python(noun, mode="json")  # type: ignore[arg-type, unused-ignore]
 
 
 def from_json(kind: type[T], value: Any) -> T:
@@ -505,7 +505,7 @@ def from_json(kind: type[T], value: Any) -> T:
     Raises `ValueError` with one line that names the first wrong field, and the nearest known key for an unknown one.
     """
     try:
-        return _adapter(kind).validate_python(value, strict=False)  # type: ignore[no-any-return]
+        return _adapter(kind).validate_python(value)  # type: ignore[no-any-return, arg-type, unused-ignore]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         path = ".".join(str(part) for part in first["loc"]) or "the row"
