@@ -178,30 +178,36 @@ def _resampled_sums(rows: Array, pseudo: Array, draws: int, rng: np.random.Gener
     return np.concatenate(real).reshape(shape), np.concatenate(added).reshape(shape)
 
 
-def _bca(draws: Array, figure: Statistic, rows: Array, clusters: int, level: float) -> Interval | None:
-    """BCa interval (Efron 1987) of `figure` over `rows`, with t·√(k/(k−1)) for the normal quantile (Hesterberg 2015).
+def _quantiles(
+    draws: Array, clusters: int, level: float, value: float = 0.0, skew: float | None = None
+) -> Interval | None:
+    """Bootstrap interval at the levels of t·√(k/(k−1)) in place of the normal quantile (Hesterberg 2015).
 
-    Counts make draws discrete: quantiles are read from the mid-distribution function (Ma, Genton and Parzen 2011).
-    Draws that miss a stratum are left out; None when the figure cannot vary.
+    Percentile, or BCa (Efron 1987) when the acceleration `skew` of the figure `value` is given. Counts make draws
+    discrete: quantiles are read from the mid-distribution function (Ma, Genton and Parzen 2011). Draws that miss a
+    stratum are left out; None when the figure cannot vary.
     """
-    total = rows.sum(axis=0)
-    value = float(figure(total))
     draws = draws[np.isfinite(draws)]
     if not math.isfinite(value) or not len(draws) or np.ptp(draws) <= _TIE:
         return None
-    left_out = figure(total - rows)
-    left_out = left_out[np.isfinite(left_out)]
-    influence = left_out.mean() - left_out
-    spread = float((influence**2).sum()) ** 1.5
-    acceleration = float((influence**3).sum()) / (6 * spread) if spread > 0 else 0.0
     points, counts = np.unique(np.round(draws, 10), return_counts=True)
     below = (np.cumsum(counts) - counts / 2) / len(draws)
-    bias = float(special.ndtri(np.interp(value, points, below)))
     reach = float(special.stdtrit(clusters - 1, (1 + level) / 2)) * math.sqrt(clusters / (clusters - 1))
-    shifted = bias + np.array([-reach, reach])
-    levels = special.ndtr(bias + shifted / np.maximum(1 - acceleration * shifted, 0.05))
-    ends = np.interp(levels, below, points)
+    shifted = np.array([-reach, reach])
+    if skew is not None:
+        bias = float(special.ndtri(np.interp(value, points, below)))
+        shifted = bias + (bias + shifted) / np.maximum(1 - skew * (bias + shifted), 0.05)
+    ends = np.interp(special.ndtr(shifted), below, points)
     return float(ends[0]), float(ends[1])
+
+
+def _acceleration(figure: Statistic, rows: Array) -> float:
+    """A sixth of the skewness of the leave-one-cluster-out figures, turned round (Efron 1987)."""
+    left_out = figure(rows.sum(axis=0) - rows)
+    left_out = left_out[np.isfinite(left_out)]
+    influence = left_out.mean() - left_out if len(left_out) else left_out
+    spread = float((influence**2).sum()) ** 1.5
+    return float((influence**3).sum()) / (6 * spread) if spread > 0 else 0.0
 
 
 def _strata_share(denominator: Array) -> Array:
@@ -263,9 +269,10 @@ def interval(
 ) -> Interval | None:
     """Interval of one arm's figure, clusters resampled; `bounds` are those of a stratum's ratio.
 
-    Wilson where every cluster is one 0/1 item of a single stratum. Otherwise BCa with, per stratum, one pseudo-cluster
-    at either bound of 1.3 effective items (Σe²/(p(1−p)Σd) items make one effective item), so that a rate of
-    0 or 1 keeps an interval. None when there is no figure, fewer than two clusters, or no bounds and no variation.
+    Wilson where every cluster is one 0/1 item of a single stratum. Otherwise percentiles with, per stratum, a
+    pseudo-cluster at either bound that weighs 1.3 effective items (Σe²/(p(1−p)Σd) items make one): a rate of 0 or 1
+    keeps an interval, and the centre moves as Wilson's does, which is why BCa would correct twice. BCa without bounds.
+    None when there is no figure, fewer than two clusters, or no bounds and no variation.
     """
     rows = _rows(table)
     rows = rows[(rows[:, 1] > 0).any(axis=1)]
@@ -291,12 +298,10 @@ def interval(
             pseudo[side, s, :, s] = weight[s] * np.array([bounds[side], 1.0])
         pseudo = pseudo.reshape(2 * strata, 2, strata)
     real, added = _resampled_sums(rows, pseudo, draws, np.random.default_rng(seed))
-    every = np.concatenate([rows, pseudo])
-    ends = _bca(_figure(real + added, combine), lambda total: _figure(total, combine), every, clusters, level)
     value = float(_figure(sums, combine))
-    if ends is None or not math.isfinite(value):
-        return None
-    return min(ends[0], value), max(ends[1], value)
+    skew = _acceleration(lambda total: _figure(total, combine), rows) if bounds is None else None
+    ends = _quantiles(_figure(real + added, combine), clusters, level, value, skew)
+    return None if ends is None else (min(ends[0], value), max(ends[1], value))
 
 
 def _single_items(rows: Array) -> bool:
@@ -345,7 +350,8 @@ def paired(
 
     def ends(weight: float, level: float) -> Interval | None:
         every = np.concatenate([rows, weight * pseudo])
-        return _bca(figure(real + weight * added), figure, every, clusters, level)
+        centre, skew = float(figure(every.sum(axis=0))), _acceleration(figure, every)
+        return _quantiles(figure(real + weight * added), clusters, level, centre, skew)
 
     wide, narrow = ends(_PSEUDO_95, 0.95), ends(_PSEUDO_90, 0.90)
     if wide is None or narrow is None:
