@@ -1,6 +1,6 @@
 """Measures the statistics themselves: how often intervals cover, alarms are false, and equivalence is granted wrongly.
 
-    python benchmarks/intervals.py [--sims 1000] [--draws 1000] [--only exact|clusters|arm|equivalence|holm|auc]
+    python benchmarks/intervals.py [--sims 1000] [--draws 1000] [--only SECTION]
 
 Cells of single 0/1 items are enumerated exactly over all tables (b, c), with the product's 10,000 bootstrap draws; the
 others are simulated, seeded, with --draws. Prints markdown tables; a star marks a coverage outside 95 ± 1.5 %.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from scipy import special
@@ -169,7 +169,7 @@ def continuous_coverage(clusters: int, difference: float, sims: int, draws: int,
 
 
 def d_prime_coverage(clusters: int, sims: int, draws: int, seed: int) -> float:
-    """d' falls from hits .85 and correct rejections .75 to .75 and .65, one mirrored pair per cluster."""
+    """d' falls by 0.65, from hits .85 and correct rejections .75 to .75 and .65, one mirrored pair per cluster."""
     before, after = np.array([0.85, 0.75]), np.array([0.75, 0.65])
     truth = float(d_prime(after) - d_prime(before))
 
@@ -259,11 +259,96 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}{'' if 0.935 <= share <= 0.965 else ' *'}"
 
 
-def show(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """One markdown table."""
+def show(title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """One markdown table, each row as soon as it is there."""
     print(f"\n### {title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
         print(f"| {' | '.join(row)} |", flush=True)
+
+
+GRID = tuple(itertools.product(BASES, DIFFERENCES))
+COLUMNS = tuple(f"{b}, {100 * shares(b, d)[0]:+.0f}" for b, d in GRID)
+"""Base rate, true difference in points."""
+
+
+def exact(pairs: SinglePairs, _sims: int, _draws: int, _seed: int) -> None:
+    """Single 0/1 items: coverage."""
+    rows = ((str(n), *(percent(exact_cell(n, *shares(b, d)[1:], pairs)[0]) for b, d in GRID)) for n in SIZES)
+    show("Paired 95 % interval, single 0/1 items: exact coverage in %", ("n", *COLUMNS), rows)
+
+
+def equivalence(pairs: SinglePairs, _sims: int, _draws: int, _seed: int) -> None:
+    """Single 0/1 items: equivalence at a true difference of EPSILON, some items changing the other way as well."""
+    others = (0.0, 0.005, 0.01, 0.03)
+    rows = (
+        (str(n), *(f"{100 * exact_cell(n, other, EPSILON + other, pairs)[1]:.2f}" for other in others))
+        for n in (45, 52, 59, 65, 80, 95, 130, 160, 200, 250, 320, 493)
+    )
+    head = ("n", *(f"{100 * other:g} % the other way" for other in others))
+    show("Equivalence granted in % at a true difference of 5 points, ε = 5 points: exact", head, rows)
+    first = next(n for n in range(2, 201) if stats.equivalent(pairs(n, 0, 0).interval90, EPSILON))
+    print(f"\nPairs that all agree show equivalence within 5 points from n = {first}.")
+
+
+def equivalence_clusters(_pairs: SinglePairs, sims: int, draws: int, seed: int) -> None:
+    """The same with clusters and strata."""
+    rows = (
+        (layout, str(n), *(f"{100 * clustered_equivalence(layout, n, b, sims, draws, seed):.1f}" for b in BASES))
+        for layout, n in itertools.product(LAYOUTS, (200, 493))
+    )
+    head = ("layout", "items", *(f"base {b}" for b in BASES))
+    show("Equivalence granted in % at a true difference of 5 points, ε = 5 points: simulated", head, rows)
+
+
+def clusters(_pairs: SinglePairs, sims: int, draws: int, seed: int) -> None:
+    """Clusters and strata: coverage of the paired interval."""
+    rows = (
+        (layout, str(n), *(percent(paired_coverage(layout, n, b, d, sims, draws, seed)) for b, d in GRID))
+        for layout, n in itertools.product(LAYOUTS, SIZES)
+    )
+    show("Paired 95 % interval: simulated coverage in %", ("layout", "items", *COLUMNS), rows)
+
+
+def ragged(_pairs: SinglePairs, sims: int, draws: int, seed: int) -> None:
+    """Few users with many attributes each, and a curved figure."""
+    cells = tuple(itertools.product((True, False), (0.0, 0.2)))
+    rows = (
+        (
+            str(k),
+            *(percent(continuous_coverage(k, d, sims, draws, seed, bounded)) for bounded, d in cells),
+            percent(d_prime_coverage(k, sims, draws, seed)),
+        )
+        for k in (10, 20, 50, 200)
+    )
+    head = ("clusters", "rates, 0", "rates, +20", "unbounded, 0", "unbounded, +20", "d', −0.65")
+    show("Ragged users with unequal denominators, and d': simulated coverage in %", head, rows)
+
+
+def arm(_pairs: SinglePairs, sims: int, draws: int, seed: int) -> None:
+    """Coverage of one arm's interval."""
+    rows = (
+        (layout, str(n), *(percent(arm_coverage(layout, n, b, sims, draws, seed)) for b in BASES))
+        for layout, n in itertools.product(LAYOUTS, SIZES)
+    )
+    head = ("layout", "items", *(f"rate {b}" for b in BASES))
+    show("One arm's 95 % interval: simulated coverage in %", head, rows)
+
+
+def holm(_pairs: SinglePairs, sims: int, draws: int, seed: int) -> None:
+    """False alarms over five metrics."""
+    found = false_alarms(sims, draws, seed)
+    rows = [tuple(f"{100 * share:.1f} %" for share in found.values())]
+    show("Five unchanged primary metrics, 200 items: audits with", tuple(found), rows)
+
+
+def auc(_pairs: SinglePairs, sims: int, draws: int, seed: int) -> None:
+    """Coverage of the intervals of areas."""
+    cells = itertools.product(SIZES, (0.5, 1.5))
+    rows = ((str(n), str(s), *map(percent, auc_coverage(n, s, sims, draws, seed))) for n, s in cells)
+    show("AUC: simulated coverage in %", ("items", "shift", "one AUC", "difference", "difference, clusters of 2"), rows)
+
+
+SECTIONS = {f.__name__: f for f in (exact, equivalence, equivalence_clusters, clusters, ragged, arm, holm, auc)}
 
 
 def main() -> None:
@@ -272,75 +357,12 @@ def main() -> None:
     parser.add_argument("--sims", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("exact", "clusters", "arm", "equivalence", "holm", "auc"))
+    parser.add_argument("--only", choices=tuple(SECTIONS))
     options = parser.parse_args()
-    sims, draws, seed = options.sims, options.draws, options.seed
-    columns = [f"base {b}, Δ {shares(b, d)[0]:+g}" for b, d in itertools.product(BASES, DIFFERENCES)]
-
-    def wanted(name: str) -> bool:
-        return options.only in {None, name}
-
     pairs = SinglePairs(10_000)
-    if wanted("exact"):
-        rows = []
-        for n in SIZES:
-            cells = [exact_cell(n, *shares(b, d)[1:], pairs)[0] for b, d in itertools.product(BASES, DIFFERENCES)]
-            rows.append((str(n), *map(percent, cells)))
-        show("Paired 95 % interval, single 0/1 items: exact coverage in %", ("n", *columns), rows)
-    if wanted("clusters"):
-        rows = []
-        for layout, n in itertools.product(LAYOUTS, SIZES):
-            cells = [
-                paired_coverage(layout, n, b, d, sims, draws, seed) for b, d in itertools.product(BASES, DIFFERENCES)
-            ]
-            rows.append((layout, str(n), *map(percent, cells)))
-        show("Paired 95 % interval: simulated coverage in %", ("layout", "items", *columns), rows)
-        rows = []
-        for k in (10, 20, 50, 200):
-            cells = [
-                continuous_coverage(k, d, sims, draws, seed, bounded) for bounded in (True, False) for d in (0.0, 0.2)
-            ]
-            rows.append((str(k), *map(percent, cells), percent(d_prime_coverage(k, sims, draws, seed))))
-        head = ("clusters", "rates, Δ 0", "rates, Δ +0.2", "unbounded, Δ 0", "unbounded, Δ +0.2", "d', Δ −0.63")
-        show("Ragged users with unequal denominators, and d': simulated coverage in %", head, rows)
-    if wanted("arm"):
-        rows = [
-            (layout, str(n), *(percent(arm_coverage(layout, n, b, sims, draws, seed)) for b in BASES))
-            for layout, n in itertools.product(LAYOUTS, SIZES)
-        ]
-        show(
-            "One arm's 95 % interval: simulated coverage in %", ("layout", "items", *(f"rate {b}" for b in BASES)), rows
-        )
-    if wanted("equivalence"):
-        rows = []
-        for n in (45, 52, 56, 59, 65, 70, 80, 95, 110, 130, 160, 200, 250, 320, 493):
-            cells = [exact_cell(n, other, EPSILON + other, pairs)[1] for other in (0.0, 0.005, 0.01, 0.03)]
-            rows.append((str(n), *(f"{100 * c:.2f}" for c in cells)))
-        head = ("n", "all changes one way", "+0.5 % the other way", "+1 %", "+3 %")
-        show("Equivalence granted in % at a true difference of ε = 5 points: exact", head, rows)
-        none = [n for n in range(2, 201) if stats.equivalent(pairs(n, 0, 0).interval90, EPSILON)]
-        print(f"\nPairs that all agree show equivalence within 5 points from n = {none[0]}.")
-        rows = [
-            (layout, str(n), *(f"{100 * clustered_equivalence(layout, n, b, sims, draws, seed):.1f}" for b in BASES))
-            for layout, n in itertools.product(LAYOUTS, (200, 493))
-        ]
-        show("The same, simulated, in %", ("layout", "items", *(f"base {b}" for b in BASES)), rows)
-    if wanted("holm"):
-        found = false_alarms(sims, draws, seed)
-        show(
-            "Five unchanged primary metrics, 200 items: audits with",
-            tuple(found),
-            [tuple(f"{100 * v:.1f} %" for v in found.values())],
-        )
-    if wanted("auc"):
-        rows = [
-            (str(n), str(s), *map(percent, auc_coverage(n, s, sims, draws, seed))) for n in SIZES for s in (0.5, 1.5)
-        ]
-        show(
-            "AUC: simulated coverage in %",
-            ("items", "shift", "one AUC", "difference", "difference, clusters of 2"),
-            rows,
-        )
+    for name, section in SECTIONS.items():
+        if options.only in {None, name}:
+            section(pairs, options.sims, options.draws, options.seed)
 
 
 if __name__ == "__main__":

@@ -163,16 +163,16 @@ def test_both_ways_of_drawing_give_the_same_moments() -> None:
     rng = np.random.default_rng(0)
     few = (rng.random((400, 2, 1)) < 0.5).astype(float)
     many = few + rng.normal(0, 1e-7, few.shape)
-    a, b = (stats._resampled_sums(r, np.zeros((0, 2, 1)), 20_000, np.random.default_rng(1))[0] for r in (few, many))
-    assert a.mean(axis=0) == pytest.approx(b.mean(axis=0), rel=2e-3)
-    assert a.std(axis=0) == pytest.approx(b.std(axis=0), rel=3e-2)
+    a, b = (stats._resampled_sums(r, np.zeros((0, 2, 1)), 8000, np.random.default_rng(1))[0] for r in (few, many))
+    assert a.mean(axis=0) == pytest.approx(b.mean(axis=0), rel=3e-3)
+    assert a.std(axis=0) == pytest.approx(b.std(axis=0), rel=5e-2)
 
 
 def test_bca_of_a_mean_is_the_closed_form() -> None:
     # skewed data: percentile ends moved by the acceleration; Efron and Tibshirani (1993), 14.3
     rng = np.random.default_rng(5)
     x = rng.exponential(size=(300, 1))
-    ends = stats.interval(ClusterTable(x, np.ones_like(x)), bounds=None, draws=100_000)
+    ends = stats.interval(ClusterTable(x, np.ones_like(x)), bounds=None, draws=40_000)
     skew = float(distributions.skew(x[:, 0])) / math.sqrt(300)
     t = float(distributions.t.ppf(0.975, 299)) * math.sqrt(300 / 299)
     error = float(x.std()) / math.sqrt(300)
