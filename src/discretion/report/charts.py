@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from discretion.config import Thresholds
+from discretion.report.masking import visible
 from discretion.schema import MetricSummary
 
 if TYPE_CHECKING:
@@ -58,12 +59,12 @@ def forest(metrics: Sequence[MetricSummary], thresholds: Thresholds, *, narrow: 
     row, width = (_NARROW_ROW, NARROW) if narrow else (_ROW, WIDE)
     head, foot = 26, 44
     height = head + row * len(metrics) + foot
-    left, right = (10, width - 10) if narrow else (236, width - 214)
+    left, right = (10, width - 10) if narrow else (196, width - 178)
     rate = metrics[0].unit == "rate"
     scale = 100.0 if rate else 1.0
     tau, epsilon = (100 * thresholds.tau, 100 * thresholds.epsilon) if rate else (0.0, 0.0)
     ends = [abs(scale * end) for m in metrics if _measured(m) for end in m.difference.interval or ()]
-    reach = min(1.12 * max([*ends, 2.2 * tau, 1e-9]), 104.0 if rate else float("inf"))
+    reach = min(1.12 * max([*ends, 3.6 * tau, 1e-9]), 104.0 if rate else float("inf"))
 
     figure, axes = _canvas(width, height, left, right, head, foot)
     axes.set_xlim(-reach, reach)
@@ -92,11 +93,11 @@ def forest(metrics: Sequence[MetricSummary], thresholds: Thresholds, *, narrow: 
 
 def arms(metric: MetricSummary) -> str:
     """Base and tuned on one scale, with 95 % intervals and, dotted, the bounds that what was lost leaves open."""
-    width, height, left, right = NARROW, 112, 52, NARROW - 58
+    width, height, left, right = NARROW, 100, 52, NARROW - 62
     rate = metric.unit == "rate"
     scale = 100.0 if rate else 1.0
-    figure, axes = _canvas(width, height, left, right, 8, 34)
-    axes.set_ylim(height - 34, 8)
+    figure, axes = _canvas(width, height, left, right, 8, 24)
+    axes.set_ylim(height - 24, 8)
     if rate:
         axes.set_xlim(-1.5, 101.5)
     for y, name, arm, mark, colour in (
@@ -117,7 +118,7 @@ def arms(metric: MetricSummary) -> str:
         figure.text(
             1, 1 - y / height, value, color=_C[colour], ha="right", va="center", fontsize=12.5, fontweight="bold"
         )
-    _ticks(axes, "%" if rate else metric.unit)
+    _ticks(axes, "%" if rate else metric.unit, count=5)
     return _svg(figure)
 
 
@@ -156,11 +157,12 @@ def bias(sensitivity: MetricSummary, criterion: MetricSummary) -> str:
     _ticks(axes, "")
     axes.yaxis.set_major_locator(_locator(5))
     axes.tick_params(axis="y", length=0, pad=6, labelsize=11, labelcolor=_C["soft"])
-    figure.text(46 / width, 12 / height, "◄ says yes more", color=_C["soft"], va="center", fontsize=11)
-    figure.text(
-        (width - 14) / width, 12 / height, "says no more ►", color=_C["soft"], ha="right", va="center", fontsize=11
-    )
-    figure.text(46 / width, 1 - 8 / height, "▲ tells them apart", color=_C["soft"], va="center", fontsize=11)
+    for x, y, ha, words in (
+        (46, 12, "left", "◄ says yes more"),
+        (width - 14, 12, "right", "says no more ►"),
+        (46, height - 8, "left", "▲ tells them apart"),
+    ):
+        figure.text(x / width, y / height, words, color=_C["soft"], ha=ha, va="center", fontsize=11)
     return _svg(figure)
 
 
@@ -181,7 +183,7 @@ def _row_words(figure: Figure, metric: MetricSummary, width: int, height: int, t
         figure.text(
             x,
             1 - (top + y) / height,
-            words,
+            visible(words),
             color=_C[shade],
             ha=ha,
             va="center",
@@ -244,16 +246,18 @@ def _locator(count: int) -> Any:
     return MaxNLocator(nbins=count, steps=[1, 2, 5, 10], min_n_ticks=3)
 
 
-def _ticks(axes: Any, unit: str) -> None:
-    axes.xaxis.set_major_locator(_locator(6))
+def _ticks(axes: Any, unit: str, *, count: int = 6) -> None:
+    """Round ticks along the bottom; changes without sign, since the words above say which side is worse."""
+    axes.xaxis.set_major_locator(_locator(count))
     low, high = axes.get_xlim()
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
     unsigned = unit == "points"
-    axes.set_xticks(ticks, [f"{abs(tick):g}" if unsigned else f"{tick:g}".replace("-", "−") for tick in ticks])
+    labels = [f"{abs(tick):g}" if unsigned else f"{tick:g}".replace("-", "−") for tick in ticks]
+    axes.set_xticks(ticks, [f"{label} %" for label in labels] if unit == "%" else labels)
     axes.tick_params(axis="x", length=0, pad=6, labelsize=11, labelcolor=_C["soft"])
-    if unit:
+    if unit not in ("", "%"):
         label = f"{unit} of change" if unsigned else unit
-        axes.set_xlabel(label, color=_C["soft"], fontsize=11, labelpad=3, parse_math=False)
+        axes.set_xlabel(visible(label), color=_C["soft"], fontsize=11, labelpad=3, parse_math=False)
 
 
 def _rule(width: int, height: int, top: float) -> Any:

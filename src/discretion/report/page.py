@@ -12,17 +12,20 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from discretion.config import AuditConfig, Thresholds
 from discretion.report import charts
 from discretion.report.masking import Masker, Piece, shorten_home, shown, visible
-from discretion.schema import Flip, Manifest, MetricSummary, Summary
+from discretion.schema import Flip, Manifest, MetricSummary, Summary, from_json, to_json
 from discretion.store import REPORT, read_manifest, read_summary, write_private
 
 FLIPS_SHOWN = 6
@@ -83,6 +86,7 @@ def write(run: Path, *, reveal: bool = False) -> Path:
 
 def render(manifest: Manifest, summary: Summary, run: Path, *, reveal: bool = False) -> str:
     """The page as text; the same text each time."""
+    summary = replace(summary, metrics=tuple(from_json(MetricSummary, _finite(to_json(m))) for m in summary.metrics))
     shown_flips = {
         probe: [[f for f in of_probe if f.worse is worse][:FLIPS_SHOWN] for worse in (True, False)]
         for probe, of_probe in _by_probe(summary.flips).items()
@@ -103,20 +107,16 @@ def render(manifest: Manifest, summary: Summary, run: Path, *, reveal: bool = Fa
     thresholds = Thresholds.model_validate(manifest.identity.config.get("thresholds", {}))
     primary = [m for m in summary.metrics if m.primary]
     css = _packaged("page.css").strip()
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
-    )
-    environment.filters.update(
-        value=value, signed=signed, interval=interval, p=p_value, count=count, pieces=pieces, item=item, note=note,
-        word=verdict_word, tone=lambda verdict: TONES[verdict], change=charts.change,
-    )  # fmt: skip
-    return environment.from_string(_packaged("page.html.j2")).render(
+    return _template().render(
         css=Markup(css),  # noqa: S704 - our own file
         css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
         manifest=manifest,
         summary=summary,
         run=run.name,
         reveal=reveal,
+        pieces=pieces,
+        item=item,
+        note=note,
         thresholds=thresholds,
         lead=note(_lead(summary)),
         meanings=MEANINGS,
@@ -135,7 +135,7 @@ def render(manifest: Manifest, summary: Summary, run: Path, *, reveal: bool = Fa
         },
         lost=[(m, _top(m.lost)) for m in primary if m.lost],
         unmeasurable=[m for m in primary if m.verdict == "unmeasurable"],
-        impossible=manifest.impossible,
+        created=_day(manifest.created),
         engine=_flat(manifest.engine),
         options=_flat(manifest.identity.config),
         machine=_flat(manifest.machine),
@@ -149,21 +149,21 @@ def render(manifest: Manifest, summary: Summary, run: Path, *, reveal: bool = Fa
 
 def value(figure: float | None, unit: str) -> str:
     """A figure as it is shown: a rate in per cent, anything else with two decimals."""
-    if figure is None or not math.isfinite(figure):
+    if figure is None:
         return NOT_MEASURED
     return f"{100 * figure:.1f}{THIN}%" if unit == "rate" else _minus(f"{figure:.2f}")
 
 
 def signed(figure: float | None, unit: str) -> str:
     """A difference: of rates in percentage points, of anything else in its unit."""
-    if figure is None or not math.isfinite(figure):
+    if figure is None:
         return NOT_MEASURED
     return _minus(f"{100 * figure:+.1f} points" if unit == "rate" else f"{figure:+.2f}")
 
 
 def interval(ends: Sequence[float] | None, unit: str, *, sign: bool = False) -> str:
     """Two ends, `low to high`."""
-    if ends is None or not all(map(math.isfinite, ends)):
+    if ends is None:
         return NOT_MEASURED
     if unit == "rate":
         low, high = (f"{100 * end:{'+' if sign else ''}.1f}" for end in ends)
@@ -172,16 +172,21 @@ def interval(ends: Sequence[float] | None, unit: str, *, sign: bool = False) -> 
     return _minus(f"{low} to {high}")
 
 
+def margin(share: float) -> str:
+    """A threshold in percentage points, without a sign."""
+    return f"{100 * share:g} points"
+
+
 def p_value(p: float | None) -> str:
     """Three decimals, and never a zero."""
-    if p is None or not math.isfinite(p):
+    if p is None:
         return NOT_MEASURED
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def count(number: float | None) -> str:
     """With thin spaces between thousands."""
-    if number is None or not math.isfinite(number):
+    if number is None:
         return NOT_MEASURED
     return f"{number:,.0f}".replace(",", THIN) if float(number).is_integer() else f"{number:,.2f}".replace(",", THIN)
 
@@ -194,8 +199,8 @@ def verdict_word(metric: MetricSummary) -> str:
 def plain_change(metric: MetricSummary) -> str:
     """The change of one metric in one plain sentence."""
     change, verdict = metric.difference.value, metric.verdict
-    if verdict == "unmeasurable" or change is None or not math.isfinite(change):
-        return "No statement can be made about this suite."
+    if verdict == "unmeasurable" or change is None:
+        return "No statement can be made about this suite. The figures below are for the record; nothing rests on them."
     size = signed(abs(change), metric.unit).lstrip("+")
     place = f"{size} {'higher' if change > 0 else 'lower'} than the base" if change else "exactly where the base is"
     return {
@@ -225,11 +230,20 @@ def stands(metric: MetricSummary, thresholds: Thresholds) -> str:
 def _lead(summary: Summary) -> str:
     """The sentence without the verdict in front, which the heading says already."""
     lead = re.sub(rf"^{re.escape(summary.verdict)}\s*:\s*", "", summary.sentence, flags=re.IGNORECASE)
-    return lead[:1].upper() + lead[1:]
+    return _minus(lead[:1].upper() + lead[1:])
+
+
+def _day(created: str) -> str:
+    """The moment in a form that reads well; as it is where it is none."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()
 
 
 def _minus(text: str) -> str:
-    return re.sub(r"-(?=\d)", "−", text)
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text)
 
 
 # ------------------------------------------------------------------------------------------------ what to type
@@ -238,14 +252,17 @@ def _minus(text: str) -> str:
 def audit_command(manifest: Manifest, *, limit: bool = True) -> str:
     """The command line that makes this run again; without `limit`, over all items."""
     options = manifest.identity.config
-    words = ["discretion", "audit", "--base", manifest.base, "--tuned", manifest.tuned]
-    words += ["--probes", ",".join(manifest.items)]
+    words = ["--probes", ",".join(manifest.items)]
     for probe, source in options.get("source", {}).items():
         words += ["--source", f"{probe}={source}"]
     for name in ("limit", "seed", "dtype"):
         if (limit or name != "limit") and options.get(name) not in (None, AuditConfig.model_fields[name].default):
             words += [f"--{name}", str(options[name])]
-    return shlex.join(words)
+    return f"discretion audit {_models(manifest)} {shlex.join(words)}"
+
+
+def _models(manifest: Manifest) -> str:
+    return shlex.join(["--base", manifest.base, "--tuned", manifest.tuned])
 
 
 def next_steps(manifest: Manifest, summary: Summary, run: Path) -> list[tuple[str, str]]:
@@ -253,21 +270,26 @@ def next_steps(manifest: Manifest, summary: Summary, run: Path) -> list[tuple[st
     here = shlex.quote(str(run))
     steps = []
     if not summary.complete:
-        steps.append((audit_command(manifest), "resumes this run where it stopped; nothing is asked twice"))
+        steps.append((audit_command(manifest), "Resumes this run where it stopped; nothing is asked twice"))
     if summary.limited:
-        steps.append((audit_command(manifest, limit=False), "asks every question instead of a random subset"))
+        steps.append((audit_command(manifest, limit=False), "Asks every question instead of a random subset"))
+    for m in summary.metrics:
+        if m.primary and m.verdict == "inconclusive" and m.n_to_settle is not None and not summary.limited:
+            more = shlex.join(["--probes", m.probe, "--source", f"{m.probe}=FILE"])
+            why = f"About {count(m.n_to_settle)} questions in FILE would settle {m.probe}, which is inconclusive"
+            steps.append((f"discretion audit {_models(manifest)} {more}", why))
     if summary.flips:
         steps.append(
             (
                 f"discretion report {here} --reveal",
-                "shows the changed answers unmasked, where the law lets you see them",
+                "Shows the changed answers unmasked, where the law lets you see them",
             )
         )
     meaning = {0: "so a build goes on", 1: "so a build stops here", 3: "so a build stops until this is settled"}
     steps.append(
         (
             f"discretion gate {here}",
-            f"ends with exit code {summary.exit_code}, {meaning.get(summary.exit_code, 'for use in a build')}",
+            f"Ends with exit code {summary.exit_code}, {meaning.get(summary.exit_code, 'for use in a build')}",
         )
     )
     return steps
@@ -302,17 +324,18 @@ def _forests(primary: Sequence[MetricSummary], thresholds: Thresholds) -> list[d
 
 
 def _arms_chart(metric: MetricSummary) -> dict[str, Any]:
-    alt = f"{metric.metric}: base {value(metric.base.value, metric.unit)}, tuned {value(metric.tuned.value, metric.unit)}."
+    base, tuned = (value(arm.value, metric.unit) for arm in (metric.base, metric.tuned))
+    alt = f"{metric.metric}: base {base}, tuned {tuned}."
     return _image(charts.arms(metric), alt)
 
 
 def _bias_charts(metrics: Sequence[MetricSummary]) -> list[dict[str, Any]]:
-    """The criterion against d' for each pair of metrics whose names differ in just that word."""
+    """The criterion against d', for each pair of metrics whose names are the same but for that."""
     by_name = {m.metric: m for m in metrics}
     images = []
     for criterion in metrics:
-        sensitivity = by_name.get(criterion.metric.replace("criterion", "d'"))
-        if not criterion.bias or sensitivity is None or sensitivity is criterion:
+        sensitivity = by_name.get(re.sub("^criterion(?: c)?", "d'", criterion.metric))
+        if sensitivity is None or sensitivity is criterion:
             continue
         if any(arm.value is None for m in (criterion, sensitivity) for arm in (m.base, m.tuned)):
             continue
@@ -329,6 +352,15 @@ def _bias_charts(metrics: Sequence[MetricSummary]) -> list[dict[str, Any]]:
 
 
 T = TypeVar("T", MetricSummary, Flip)
+
+
+def _finite(plain: Any) -> Any:
+    """Plain JSON in which what is not finite is none, and so is an interval with such an end."""
+    if isinstance(plain, dict):
+        return {key: _finite(part) for key, part in plain.items()}
+    if isinstance(plain, list):
+        return None if any(_finite(end) is None for end in plain) else plain
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def _by_probe(nouns: Iterable[T]) -> dict[str, list[T]]:
@@ -383,6 +415,25 @@ def _fact(fact: Any) -> str:
         return ", ".join(map(_fact, fact)) or "none"
     text = str(fact)
     return text[:12] if re.fullmatch(r"[0-9a-f]{40,}", text) else text
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
+    )
+    environment.filters.update(
+        value=value,
+        signed=signed,
+        margin=margin,
+        interval=interval,
+        p=p_value,
+        count=count,
+        word=verdict_word,
+        tone=TONES.__getitem__,
+        change=charts.change,
+    )
+    return environment.from_string(_packaged("page.html.j2"))
 
 
 def _finalize(shown_value: Any) -> Any:
