@@ -7,6 +7,8 @@ and attributes is held out for the probes.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from random import Random
 
 from discretion.schema import AgentItem, Fact, MemoryFact, MemoryItem
@@ -15,6 +17,8 @@ from discretion.world.flows import fact, sentence
 from discretion.world.norms import Recipient, World
 from discretion.world.phrases import Split, capital, split_of
 from discretion.world.values import Value
+
+_WORD = re.compile(r"[^\W\d_]{4,}|\d\d+")
 
 
 def _attributes(world: World, kinds: tuple[str, ...]) -> list[str]:
@@ -26,14 +30,15 @@ def _open_to(world: World) -> list[Recipient]:
     return [r for r in world.recipients.values() if r.allowed]
 
 
-def _values(rng: Random, world: World, split: Split, attributes: list[str], taken: list[str]) -> list[Value]:
-    """One value per attribute, all different; no name in them shares a part with another or with one `taken`."""
-    names = [a for a in attributes if world.types[world.type_of(a)][a] in values.NAMES]
+def draw_values(
+    rng: Random, world: World, split: Split, attributes: Sequence[str], taken: Sequence[str] = ()
+) -> list[Value]:
+    """One value per attribute; no two share a word, nor a word of `taken`, so that a match is never in doubt."""
     while True:
-        drawn = {a: values.value(rng, world, a, split) for a in attributes}
-        parts = " ".join([*taken, *(drawn[a].text for a in names)]).split()
-        if len({v.text for v in drawn.values()}) == len(drawn) and len(set(parts)) == len(parts):
-            return list(drawn.values())
+        drawn = [values.value(rng, world, a, split) for a in attributes]
+        words = [set(_WORD.findall(text.lower())) for text in (*taken, *(v.text for v in drawn))]
+        if len(set().union(*words)) == sum(map(len, words)):
+            return drawn
 
 
 def agent_item(rng: Random, world: World, split: Split, name: str) -> AgentItem:
@@ -46,7 +51,7 @@ def agent_item(rng: Random, world: World, split: Split, name: str) -> AgentItem:
         if split_of(f"agent|{to.role}|{purpose}|{sorted(needed + secret)}") == split:
             break
     user, subject, recipient = values.people(rng, world, split, 3)
-    drawn = _values(rng, world, split, needed + secret, [user, subject, recipient])
+    drawn = draw_values(rng, world, split, needed + secret, [user, subject, recipient])
     known = dict(zip(needed + secret, drawn, strict=True))
     lines = [(a, known[a].text) for a in rng.sample(needed + secret, len(needed) + len(secret))]
     return AgentItem(
@@ -109,7 +114,7 @@ def memory_items(rng: Random, world: World, split: Split, name: str, tasks: int 
                 fitting.append((to, purpose, labels))
         if len(fitting) >= tasks:
             break
-    drawn = _values(rng, world, split, chosen, [])
+    drawn = draw_values(rng, world, split, chosen)
     statements = [fact(rng, world, split, "memory", "", a, v.text) for a, v in zip(chosen, drawn, strict=True)]
     words = {"allowed": "share", "forbidden": "private", "neither": "neither"}
     return [

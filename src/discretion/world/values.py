@@ -13,9 +13,6 @@ from discretion.errors import DataError, nearest
 from discretion.world.norms import World
 from discretion.world.phrases import Split, draw, split_of
 
-NAMES = ("person", "surname")
-"""Kinds of value that are a person's name, or a part of one."""
-
 MONTHS = (
     "January February March April May June July August September October November December".split()  # noqa: SIM905
 )
