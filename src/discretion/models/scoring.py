@@ -270,10 +270,15 @@ def score(
     def work(batch: Sequence[Group]) -> list[Scores]:
         wanted = [reads[index] for group in batch for member in group.members for index in of.get(member, ())]
         if weights.alone:
-            return [_alone(weights, sequences[plan.owner[read.sequence]], read, moments) for read in wanted]
+            return [_alone(weights, sequences[read.sequence], read, moments) for read in wanted]
         layout = lay_out(batch, sequences)
         parts = forward(weights, layout, stem)
-        return _read(weights, layout, parts, plan, wanted, moments)
+        found = _read(weights, layout, parts, plan, wanted, moments)
+        for number, read in enumerate(wanted):
+            # a masked NaN still spoils its neighbours (0 · NaN), so only a read that fails alone has failed
+            if not np.isfinite(found[number].logprob).all():
+                found[number] = _alone(weights, sequences[read.sequence], read, moments)
+        return found
 
     todo = list(plan.groups)
     while todo:
