@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -94,8 +95,6 @@ def test_a_file_of_the_hub_cache_is_digested_by_its_name(folder, tmp_path):
     copy = shutil.copytree(folder / "base", tmp_path / "snapshot")
     expected = preview(str(copy), str(copy), offline=True).base_digest
     blob = copy / "model.safetensors"
-    import hashlib
-
     stored = tmp_path / hashlib.sha256(blob.read_bytes()).hexdigest()
     blob.rename(stored)
     blob.symlink_to(stored)
@@ -338,13 +337,16 @@ def test_a_real_pretrained_model_continues_a_story_and_a_lora_of_it_can_be_compa
     assert "neither" in refused(ModelError, real, tmp_path / "adapter")
     arms = opened(real, tmp_path / "adapter", template="plain")
     assert arms.facts["beginning_of_sequence"] == "tokenizer"
-    likely, unlikely = (
-        arms.base.loglikelihood([LogLikelihood(context="Once upon a time, there was a little", continuations=(word,))])[
-            0
+    # its tokens run over several words: only the round trip finds where context and continuation meet
+    (reply,) = arms.base.loglikelihood(
+        [
+            LogLikelihood(
+                context="Once upon a time, there was a ",
+                continuations=("little girl named Lily", "federal tax collector"),
+            )
         ]
-        for word in (" girl", " tax")
     )
-    assert likely.logprobs[0] / likely.lengths[0] > unlikely.logprobs[0] / unlikely.lengths[0] + 2
+    assert reply.logprobs[0] > reply.logprobs[1] + 10
     (story,) = arms.tuned.generate(
         [
             Generate(
