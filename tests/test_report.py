@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 
 from discretion.errors import DataError, UsageError
-from discretion.report import page
+from discretion.report import charts, page
 from discretion.schema import to_json
 from tests.report_runs import STORY, VERDICTS, flip, folder, manifest, metric, summary
 
@@ -272,6 +272,19 @@ def test_the_page_can_be_read_without_seeing_it(usual: str) -> None:
     assert all(below - above <= 1 for above, below in pairwise(levels))
     forest = read.named("img")[0]["alt"]
     assert "agentic, leak rate: +17.4 [+14.5, +20.3], regressed." in forest
+
+
+def test_charts_keep_to_their_room_and_turn_every_metric_the_same_way() -> None:
+    leak = metric(
+        "agentic", "leak rate among helpful answers to strangers", "contextual privacy", "higher", 100, "regressed"
+    )
+    for narrow in (False, True):
+        words = Page(charts.forest([leak], page.Thresholds(), narrow=narrow)).text
+        assert "leak rate among h" in words and "strangers" not in words
+        assert "+17.4 [+14.5, +20.3]" in words and "−20" not in words.replace("[−20", "")
+    mirrored = metric("norms", "balanced accuracy", "contextual privacy", "lower", 100, "regressed")
+    marks = [re.findall(r'<use [^>]*x="([\d.]+)"', charts.forest([m], page.Thresholds())) for m in (leak, mirrored)]
+    assert marks[0] == marks[1] != []
 
 
 def _luminance(colour: str) -> float:

@@ -74,7 +74,7 @@ def forest(metrics: Sequence[MetricSummary], thresholds: Thresholds, *, narrow: 
         for end in (-tau, tau):
             axes.axvline(end, color=_C["soft"], lw=0.8, ls=(0, (3, 3)))
     axes.axvline(0, color=_C["soft"], lw=1)
-    _ticks(axes, "points" if rate else metrics[0].unit)
+    _ticks(axes, "points of change" if rate else f"change in {metrics[0].unit}", unsigned=True)
     for index, metric in enumerate(metrics):
         top = head + index * row
         if index:
@@ -174,8 +174,8 @@ def _row_words(figure: Figure, metric: MetricSummary, width: int, height: int, t
     colour = _VERDICTS[metric.verdict][0]
     first, second = (14, 30) if narrow else (16, 32)
     lines = (
-        (0, "left", first, metric.probe, "ink", "bold", 13),
-        (0, "left", second, metric.metric, "soft", "normal", 12),
+        (0, "left", first, _fit(metric.probe, 18), "ink", "bold", 13),
+        (0, "left", second, _fit(metric.metric, 20 if narrow else 27), "soft", "normal", 12),
         (1, "right", first, metric.verdict, colour, "bold", 13),
         (1, "right", second, change(metric), "soft", "normal", 12),
     )
@@ -183,7 +183,7 @@ def _row_words(figure: Figure, metric: MetricSummary, width: int, height: int, t
         figure.text(
             x,
             1 - (top + y) / height,
-            visible(words),
+            words,
             color=_C[shade],
             ha=ha,
             va="center",
@@ -191,6 +191,11 @@ def _row_words(figure: Figure, metric: MetricSummary, width: int, height: int, t
             fontweight=weight,
             parse_math=False,
         )
+
+
+def _fit(words: str, room: int) -> str:
+    words = visible(words)
+    return words if len(words) <= room else words[: room - 1] + "…"
 
 
 def change(metric: MetricSummary) -> str:
@@ -246,18 +251,16 @@ def _locator(count: int) -> Any:
     return MaxNLocator(nbins=count, steps=[1, 2, 5, 10], min_n_ticks=3)
 
 
-def _ticks(axes: Any, unit: str, *, count: int = 6) -> None:
-    """Round ticks along the bottom; changes without sign, since the words above say which side is worse."""
+def _ticks(axes: Any, unit: str, *, count: int = 6, unsigned: bool = False) -> None:
+    """Round ticks along the bottom; `unsigned` where words above say which side is worse."""
     axes.xaxis.set_major_locator(_locator(count))
     low, high = axes.get_xlim()
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
-    unsigned = unit == "points"
     labels = [f"{abs(tick):g}" if unsigned else f"{tick:g}".replace("-", "−") for tick in ticks]
     axes.set_xticks(ticks, [f"{label} %" for label in labels] if unit == "%" else labels)
     axes.tick_params(axis="x", length=0, pad=6, labelsize=11, labelcolor=_C["soft"])
     if unit not in ("", "%"):
-        label = f"{unit} of change" if unsigned else unit
-        axes.set_xlabel(visible(label), color=_C["soft"], fontsize=11, labelpad=3, parse_math=False)
+        axes.set_xlabel(visible(unit), color=_C["soft"], fontsize=11, labelpad=3, parse_math=False)
 
 
 def _rule(width: int, height: int, top: float) -> Any:
