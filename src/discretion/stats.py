@@ -26,11 +26,9 @@ Statistic = Callable[[Array], Array]
 
 _CELLS = 4_000_000
 """Float64 cells of the largest temporary array: 32 MB."""
-_PSEUDO_95 = 1.0
-"""Weight of the pseudo-clusters under the 95 % interval: Bonett and Price's own."""
-_PSEUDO_90 = 1.15
-"""Under the 90 % interval: with 1, equivalence is granted up to 6.9 % of the time at a true difference of ε when every
-change goes one way; with 1.15 at most 4.9 % (benchmarks/intervals.py)."""
+_PSEUDO_PAIR = 1.15
+"""Weight of the pseudo-clusters under a difference. With Bonett and Price's 1, equivalence is granted up to 6.9 % of
+the time at a true difference of ε when every change goes one way; with 1.15 at most 5.1 % (benchmarks/intervals.py)."""
 _PSEUDO_ONE_ARM = 1.3
 """Under the interval of one arm: a rate of 0 then has the upper end of Wilson's interval."""
 _TIE = 1e-10
@@ -64,7 +62,7 @@ class Paired:
     interval95: Interval | None
     """None with fewer than two clusters, or when nothing bounds a figure that never moved."""
     interval90: Interval | None
-    """The one `equivalent` reads; it lies inside `interval95`."""
+    """The one `equivalent` reads."""
     p: float | None
     method: str
     standard_error: float
@@ -155,13 +153,14 @@ def _distinct(rows: Array) -> tuple[Array, NDArray[np.int64]]:
     return flat, counts
 
 
-def _resampled_sums(rows: Array, pseudo: Array, draws: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Sums over bootstrap samples of the rows and pseudo rows together: the rows' part, and the pseudo rows' part."""
+def _resampled_sums(rows: Array, pseudo: Array, draws: int, rng: np.random.Generator) -> Array:
+    """Sums [draws, …] over bootstrap samples of the rows and pseudo rows together."""
     flat, counts = _distinct(rows)
     weights = np.concatenate([counts, np.ones(len(pseudo), dtype=np.int64)])
     size, kinds = int(weights.sum()), len(weights)
     owner = np.repeat(np.arange(kinds), weights)
-    real, added = [], []
+    kept = np.concatenate([flat, pseudo.reshape(len(pseudo), flat.shape[1])])
+    sums = []
     step = max(1, _CELLS // max(size, kinds))
     for start in range(0, draws, step):
         n = min(step, draws - start)
@@ -171,11 +170,8 @@ def _resampled_sums(rows: Array, pseudo: Array, draws: int, rng: np.random.Gener
             picks = owner[rng.integers(0, size, size=(n, size), dtype=np.int32)]
             picks += np.arange(n)[:, None] * kinds
             drawn = np.bincount(picks.ravel(), minlength=n * kinds).reshape(n, kinds)
-        drawn = drawn.astype(np.float64)
-        real.append(drawn[:, : len(flat)] @ flat)
-        added.append(drawn[:, len(flat) :] @ pseudo.reshape(len(pseudo), flat.shape[1]))
-    shape = (draws, *rows.shape[1:])
-    return np.concatenate(real).reshape(shape), np.concatenate(added).reshape(shape)
+        sums.append(drawn.astype(np.float64) @ kept)
+    return np.concatenate(sums).reshape(draws, *rows.shape[1:])
 
 
 def _quantiles(
@@ -244,7 +240,7 @@ def _pseudo_pairs(rows: Array, bounds: Interval | None) -> Array | None:
     whole = weight.sum(axis=0) / (weight > 0).sum(axis=0) * (high - low)
     squares = (np.where(changed, moved / whole, 0.0) ** 2).sum(axis=0)
     prior = 1 / np.maximum(m, 1)
-    size = _strata_share(weight) * np.where(m == 0, 1.0, np.sqrt((squares + prior) / (m + prior)))
+    size = _PSEUDO_PAIR * _strata_share(weight) * np.where(m == 0, 1.0, np.sqrt((squares + prior) / (m + prior)))
     pseudo = np.zeros((2, strata, 2, 2, strata))
     for s in range(strata):
         pseudo[:, s, :, 1, s] = size[s]
@@ -297,10 +293,10 @@ def interval(
         for s, side in itertools.product(range(strata), (0, 1)):
             pseudo[side, s, :, s] = weight[s] * np.array([bounds[side], 1.0])
         pseudo = pseudo.reshape(2 * strata, 2, strata)
-    real, added = _resampled_sums(rows, pseudo, draws, np.random.default_rng(seed))
+    sampled = _resampled_sums(rows, pseudo, draws, np.random.default_rng(seed))
     value = float(_figure(sums, combine))
     skew = _acceleration(lambda total: _figure(total, combine), rows) if bounds is None else None
-    ends = _quantiles(_figure(real + added, combine), clusters, level, value, skew)
+    ends = _quantiles(_figure(sampled, combine), clusters, level, value, skew)
     return None if ends is None else (min(ends[0], value), max(ends[1], value))
 
 
@@ -343,22 +339,18 @@ def paired(
     pseudo = _pseudo_pairs(rows, bounds)
     if clusters < 2 or pseudo is None:
         return Paired(value, None, None, p, method, math.nan)
-    real, added = _resampled_sums(rows, pseudo, draws, rng)
 
     def figure(total: Array) -> Array:
         return _difference(total, combine)
 
-    def ends(weight: float, level: float) -> Interval | None:
-        every = np.concatenate([rows, weight * pseudo])
-        centre, skew = float(figure(every.sum(axis=0))), _acceleration(figure, every)
-        return _quantiles(figure(real + weight * added), clusters, level, centre, skew)
-
-    wide, narrow = ends(_PSEUDO_95, 0.95), ends(_PSEUDO_90, 0.90)
+    every = np.concatenate([rows, pseudo])
+    centre, skew = float(figure(every.sum(axis=0))), _acceleration(figure, every)
+    drawn = figure(_resampled_sums(rows, pseudo, draws, rng))
+    wide, narrow = (_quantiles(drawn, clusters, level, centre, skew) for level in (0.95, 0.90))
     if wide is None or narrow is None:
         return Paired(value, None, None, p, method, math.nan)
-    narrow = min(narrow[0], value), max(narrow[1], value)
-    wide = min(wide[0], narrow[0]), max(wide[1], narrow[1])
-    return Paired(value, wide, narrow, p, method, _spread(figure(real + _PSEUDO_95 * added), clusters))
+    wide, narrow = ((min(low, value), max(high, value)) for low, high in (wide, narrow))
+    return Paired(value, wide, narrow, p, method, _spread(drawn, clusters))
 
 
 def _sign_flip(rows: Array, draws: int, rng: np.random.Generator, combine: Combine | None) -> tuple[float, str]:
@@ -429,8 +421,7 @@ def hierarchical_bootstrap(
     if n_seeds < 2 or clusters < 2 or len(known) < n_seeds:
         return Seeds(value, None, None, None, math.nan, math.nan)
     rng = np.random.default_rng(seed)
-    real, added = _resampled_sums(rows, np.stack(known, axis=1), draws, rng)
-    by_seed = _difference(real + added, combine)
+    by_seed = _difference(_resampled_sums(rows, np.stack(known, axis=1), draws, rng), combine)
     by_seed = by_seed[np.isfinite(by_seed).all(axis=1)]
     over_items = by_seed.mean(axis=1)
     chosen = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=len(by_seed)) / n_seeds
