@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from discretion.data import privacylens
 from discretion.data.rows import Form, Row, read_items
-from discretion.errors import Unparsed
+from discretion.errors import DataError, Unparsed
 from discretion.probes.base import Ability, Metric, Oracle, Run, Tally
 from discretion.probes.matching import find, is_text
 from discretion.schema import (
@@ -199,7 +199,11 @@ class Agentic:
 
             return embedded("agentic", seed=seed)
         form = Form("PrivacyLens", privacylens.COLUMNS, _privacylens)
-        return read_items(source, AgentItem, [form], offline=offline)
+        items = read_items(source, AgentItem, [form], offline=offline)
+        bare = next((item.id for item in items if not item.secrets), None)
+        if bare is not None:
+            raise DataError(f"{source}: item {bare!r} has no secret; give at least one")
+        return items
 
     def run(self, item: AgentItem, seed: int = 0) -> Run:
         """One action. Raises `Unparsed` without a complete action, or when no secret leaked and some are undecided."""
