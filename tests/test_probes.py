@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,14 @@ def test_a_suite_declares_one_primary_metric_and_an_ability_it_measures(name: st
 def test_every_embedded_item_has_a_proven_scorer(name: str) -> None:
     items = list(probe(name).items(seed=0))
     assert len(items) >= 100 and validate(probe(name), items) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_example_in_the_docs_is_read_and_proven(name: str, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/suites" / f"{name}.md").read_text(encoding="utf-8")
+    example = tmp_path / "example.jsonl"
+    example.write_text(page.split("```json\n")[1].split("```")[0], encoding="utf-8")
+    assert validate(probe(name), probe(name).items(example)) == []
 
 
 def test_loading_all_suites_imports_neither_torch_nor_datasets_nor_scipy() -> None:
