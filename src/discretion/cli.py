@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import signal
 import sys
 import traceback
@@ -36,6 +37,9 @@ Quietly = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 def main() -> None:
     """Every expected failure is one line on stderr and its documented exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except KeyboardInterrupt:

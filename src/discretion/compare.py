@@ -267,7 +267,13 @@ def _paired(metric: Metric, base: Sequence[Outcome], tuned: Sequence[Outcome], d
             return stats_auc.auc_difference(*curves)
         return stats_auc.clustered_auc_difference(*curves, [outcome.cluster for outcome in base], draws=draws)
     tables = _tables(metric, base, tuned)
-    return stats.paired(*tables.arms, draws=draws, combine=tables.combine, binary=metric.paired_item and single)
+    return stats.paired(
+        *tables.arms,
+        draws=draws,
+        combine=tables.combine,
+        binary=metric.paired_item and single,
+        bounds=_ratio_bounds(metric),
+    )
 
 
 def _figure(
@@ -285,8 +291,7 @@ def _figure(
         tables = _tables(metric, scored)
         (table,) = tables.arms
         value = stats.estimate(table, tables.combine)
-        bounded = (0.0, 1.0) if metric.unit == "rate" else None
-        low_high = stats.interval(table, draws=draws, combine=tables.combine, bounds=bounded)
+        low_high = stats.interval(table, draws=draws, combine=tables.combine, bounds=_ratio_bounds(metric))
         if table.numerator.shape[1] == 1:
             numerator, denominator = float(table.numerator.sum()), float(table.denominator.sum())
     return ArmFigure(
@@ -356,8 +361,7 @@ def _labels(metric: Metric, outcomes: Sequence[Outcome]) -> np.ndarray[Any, np.d
 
 def _worst_case(metric: Metric, base: Sequence[Outcome], tuned: Sequence[Outcome], asked: int) -> stats.Bounds | None:
     """What everything that was not measured could do at most; None for a figure without bounds."""
-    unbounded = metric.unit != "rate" and metric.combine is None
-    if metric.auc or metric.pooled is not None or unbounded or not base or not tuned:
+    if metric.auc or metric.pooled is not None or _ratio_bounds(metric) is None or not base or not tuned:
         return None
     tables = _tables(metric, base, tuned)
     losses = []
@@ -366,6 +370,11 @@ def _worst_case(metric: Metric, base: Sequence[Outcome], tuned: Sequence[Outcome
         whole = (table.denominator.sum(axis=0) + lost) * asked / len(arm)
         losses.append(whole - table.denominator.sum(axis=0))
     return stats.worst_case(tables.arms[0], tables.arms[1], losses[0], losses[1], combine=tables.combine)
+
+
+def _ratio_bounds(metric: Metric) -> tuple[float, float] | None:
+    """Between what a stratum's ratio lies: rates, also those that `combine` makes another figure of; nats have none."""
+    return (0.0, 1.0) if metric.unit == "rate" or metric.combine is not None else None
 
 
 def _number(value: float | None) -> float | None:

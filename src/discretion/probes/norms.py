@@ -166,8 +166,10 @@ METRICS = (
         paired_item=True,
         tally=_class_tally(lambda outcome: outcome.value, {"allowed": "all"}),
     ),
-    Metric(name="letter bias", worse="higher", unit="nats", tally=_class_tally(_part("letter_bias"), _ALL)),
-    Metric(name="polarity bias", worse="higher", unit="nats", tally=_class_tally(_part("polarity_bias"), _ALL)),
+    Metric(name="letter bias", worse="higher", unit="nats", bias=True, tally=_class_tally(_part("letter_bias"), _ALL)),
+    Metric(
+        name="polarity bias", worse="higher", unit="nats", bias=True, tally=_class_tally(_part("polarity_bias"), _ALL)
+    ),
 )
 
 
