@@ -131,6 +131,10 @@ def test_saying_yes_to_everything_shows_in_the_criterion_and_not_in_d_prime() ->
     assert metric("criterion c").combine(strata) < -2
 
 
+def test_habits_of_answering_are_marked_as_bias() -> None:
+    assert [m.name for m in PROBE.metrics if m.bias] == ["criterion c", "letter bias", "polarity bias"]
+
+
 def test_a_set_without_allowed_flows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "n.jsonl"
     row = {

@@ -1,6 +1,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,6 +76,23 @@ def test_a_missing_file_is_said_to_be_missing(source: str) -> None:
 def test_a_hub_id_is_not_read_offline() -> None:
     with pytest.raises(DataError, match="hub ids are not read offline"):
         list(read_rows("owner/name:config:test", offline=True))
+
+
+def test_a_hub_id_names_config_and_split_and_runs_no_remote_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load(*args: object, **options: object) -> list[dict[str, int]]:
+        asked.append((args, options))
+        return [{"a": 1}]
+
+    fake = SimpleNamespace(get_dataset_split_names=lambda name, config: ["dev", "test"], load_dataset=load)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    assert rows("owner/name:all:test") == [("owner/name:all:test:row 1", {"a": 1})]
+    assert rows("owner/name::dev") == [("owner/name::dev:row 1", {"a": 1})]
+    assert asked == [(("owner/name", "all"), {"split": "test"}), (("owner/name", None), {"split": "dev"})]
+    for source in ("owner/name", "owner/name:all", "owner/name:all:train"):
+        with pytest.raises(DataError, match="splits are dev, test; give owner/name:"):
+            rows(source)
 
 
 def test_without_the_library_a_saved_folder_says_what_to_install(

@@ -153,7 +153,14 @@ METRICS = (
         tally=_class_tally(_part("yes_margin"), {"allowed": "positive", "forbidden": "negative"}),
     ),
     Metric(name="d'", worse="lower", unit="d'", tally=_class_tally(_said_fine, _SIGNAL), combine=_d_prime),
-    Metric(name="criterion c", worse="lower", unit="c", tally=_class_tally(_said_fine, _SIGNAL), combine=_criterion),
+    Metric(
+        name="criterion c",
+        worse="lower",
+        bias=True,
+        unit="c",
+        tally=_class_tally(_said_fine, _SIGNAL),
+        combine=_criterion,
+    ),
     Metric(
         name="papers' accuracy",
         worse="lower",
@@ -166,9 +173,19 @@ METRICS = (
         paired_item=True,
         tally=_class_tally(lambda outcome: outcome.value, {"allowed": "all"}),
     ),
-    Metric(name="letter bias", worse="higher", unit="nats", bias=True, tally=_class_tally(_part("letter_bias"), _ALL)),
     Metric(
-        name="polarity bias", worse="higher", unit="nats", bias=True, tally=_class_tally(_part("polarity_bias"), _ALL)
+        name="letter bias",
+        worse="higher",
+        bias=True,
+        unit="nats",
+        tally=_class_tally(_part("letter_bias"), _ALL),
+    ),
+    Metric(
+        name="polarity bias",
+        worse="higher",
+        bias=True,
+        unit="nats",
+        tally=_class_tally(_part("polarity_bias"), _ALL),
     ),
 )
 
