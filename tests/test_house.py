@@ -22,7 +22,7 @@ FLOORS = (
     ("study", "report", "tables"),
     ("cli",),
 )
-ONE_FAMILY = {"world", "data", "models", "probes", "report"}
+ONE_FAMILY = {"world", "data", "models", "probes", "tune", "report"}
 """Folders whose modules may import each other."""
 ALLOWED_SIDEWAYS = {("data", "world")}
 """Fine-tuning sets are made from the world."""

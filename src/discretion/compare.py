@@ -159,7 +159,9 @@ def _unmeasurable(suite: Suite, figures: Mapping[str, MetricSummary]) -> str:
         status = Counter(outcome.status for outcome in outcomes)
         failed = status["failed"] + suite.asked - len(outcomes)
         if failed > MAXIMUM_FAILED * suite.asked:
-            return f"{failed} of {suite.asked} items failed in the {arm} arm (at most {MAXIMUM_FAILED:.0%} may)"
+            why = Counter(_kind(outcome) for outcome in outcomes if outcome.status == "failed").most_common(1)
+            mostly = f", most often: {why[0][0]}" if why else ", as they were not asked yet"
+            return f"{failed} of {suite.asked} items failed in the {arm} arm{mostly} (at most {MAXIMUM_FAILED:.0%} may)"
         if status["scored"] < MINIMUM_PARSED * suite.asked:
             return (
                 f"only {status['scored']} of {suite.asked} answers of the {arm} arm could be scored "
@@ -252,8 +254,13 @@ def _loss(base: Outcome | None, tuned: Outcome | None) -> str:
         if outcome is None:
             return f"{arm}: not asked yet"
         if outcome.status != "scored":
-            return f"{arm} {outcome.status}: {outcome.reason}"
+            return f"{arm} {outcome.status}: {_kind(outcome)}"
     return "does not enter this metric in one arm"
+
+
+def _kind(outcome: Outcome) -> str:
+    """The kind of a reason: `too long` of `too long: 1203 tokens, context 512`."""
+    return (outcome.reason or "").partition(":")[0]
 
 
 # ------------------------------------------------------------------------------------------------ figures

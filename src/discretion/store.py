@@ -49,9 +49,10 @@ def write_private(path: Path, text: str) -> None:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder, mode 0700, with its parents."""
+    """Make a folder and the parents that are missing, all mode 0700."""
     with storing(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for missing in [*reversed(folder.parents), folder]:
+            missing.mkdir(mode=0o700, exist_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------ reading
