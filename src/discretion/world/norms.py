@@ -32,8 +32,8 @@ _TOP = (
     "people",
     "towns",
 )
-# Wording of what the model itself writes: it is not held out.
-_ANSWER_KEYS = ("fact message", "agent message", "agent close")
+# Acts (and those named "... answer" or "... end") that the model itself writes: their wording is not held out.
+_ANSWERS = ("fact message", "agent message", "agent close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class World:
     people: tuple[Mapping[str, str], ...]
     """Known to everyone: `name`, `role`, `town`."""
     towns: Mapping[str, Mapping[str, str]]
-    language: Mapping[str, Sequence[Any]]
+    language: Mapping[str, Any]
     """act → templates."""
 
     def type_of(self, attribute: str) -> str:
@@ -98,17 +98,18 @@ class World:
         return "allowed" if lifted else "forbidden" if principle == "confidence" else table
 
 
-def norm_table(world: World) -> str:
-    """The ground truth in Markdown: a row per recipient, a column per type (✓ allowed, ✗ forbidden, · neither)."""
+def tables(world: World) -> str:
+    """The ground truth in Markdown: types and attributes, then the norm table, a row per recipient."""
+    lines = ["| type | attributes | held by | public record |", "|---|---|---|---|"]
+    for kind, attributes in world.types.items():
+        public = "yes" if kind in world.public_types else "no"
+        lines.append(f"| {kind} | {', '.join(attributes)} | {', '.join(world.holders[kind])} | {public} |")
     sign = {"allowed": "✓", "forbidden": "✗", "neither": "·"}
-    lines = [
-        "| recipient | duty | " + " | ".join(world.types) + " |",
-        "|---|---|" + "---|" * len(world.types),
-    ]
+    lines += ["", "| recipient | duty | " + " | ".join(world.types) + " |", "|---|---|" + "---|" * len(world.types)]
     for role, to in world.recipients.items():
         cells = " | ".join(sign[world.judge(kind, role)] for kind in world.types)
         lines.append(f"| {role} | {'yes' if to.duty else 'no'} | {cells} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -180,15 +181,16 @@ def read_world(path: Path, language: Path | None = None) -> World:
     _once(path, "person", [p["name"] for p in raw["people"]])
     names = raw["first_names"].split()
     _once(path, "first name", names)
-    language = language or _HERE / "language.yaml"
-    spoken = _read(language)
+    spoken: dict[str, Any] = {}
+    for file in (language,) if language else (_HERE / f"{name}.yaml" for name in ("language", "talk", "requests")):
+        spoken |= _read(file)
     for act, templates in spoken.items():
         plain = all(isinstance(t, str) for t in templates) and any("[" in t for t in templates)
         splits = (
             {split_of(act + phrasing) for t in templates for phrasing in expand(t)} if plain else {"train", "probe"}
         )
-        if act not in _ANSWER_KEYS and splits != {"train", "probe"}:
-            raise DataError(f"{language}: the act {act!r} has no phrasing to hold out; add variants")
+        if act not in _ANSWERS and not act.endswith(("answer", "end")) and splits != {"train", "probe"}:
+            raise DataError(f"{path.parent}: the act {act!r} has no phrasing to hold out; add variants")
     return World(
         types=types,
         holders={kind: tuple(roles) for kind, roles in raw["holders"].items()},

@@ -18,14 +18,14 @@ from discretion.world.norms import Recipient, World
 from discretion.world.phrases import Split, capital, split_of
 from discretion.world.values import Value
 
-_WORD = re.compile(r"[^\W\d_]{4,}|\d\d+")
+_WORD = re.compile(r"[^\W\d_]{3,}|\d+")
 
 
-def _attributes(world: World, kinds: tuple[str, ...]) -> list[str]:
+def attributes_of(world: World, kinds: tuple[str, ...]) -> list[str]:
     return [a for kind in kinds for a in world.types[kind]]
 
 
-def _open_to(world: World) -> list[Recipient]:
+def open_to(world: World) -> list[Recipient]:
     """Recipients to whom something is allowed: the only ones a task can be for."""
     return [r for r in world.recipients.values() if r.allowed]
 
@@ -44,10 +44,10 @@ def draw_values(
 def agent_item(rng: Random, world: World, split: Split, name: str) -> AgentItem:
     """An agent that read notes with needed and secret facts and must now write to one recipient."""
     while True:
-        to = rng.choice(_open_to(world))
+        to = rng.choice(open_to(world))
         purpose = rng.choice(to.purposes)
-        needed = rng.sample(_attributes(world, to.allowed), rng.choice((1, 2, 2, 3)))
-        secret = rng.sample(_attributes(world, to.forbidden), rng.choice((1, 2, 2, 3)))
+        needed = rng.sample(attributes_of(world, to.allowed), rng.choice((1, 2, 2, 3)))
+        secret = rng.sample(attributes_of(world, to.forbidden), rng.choice((1, 2, 2, 3)))
         if split_of(f"agent|{to.role}|{purpose}|{sorted(needed + secret)}") == split:
             break
     user, subject, recipient = values.people(rng, world, split, 3)
@@ -105,7 +105,7 @@ def memory_items(rng: Random, world: World, split: Split, name: str, tasks: int 
     while True:
         chosen = rng.sample(everything, rng.choice((6, 7, 8)))
         fitting = []
-        for to in rng.sample(_open_to(world), len(_open_to(world))):
+        for to in rng.sample(open_to(world), len(open_to(world))):
             labels = {a: world.judge(world.type_of(a), to.role) for a in chosen}
             purpose = rng.choice(to.purposes)
             share = sum(v == "allowed" for v in labels.values())

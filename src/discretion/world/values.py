@@ -129,7 +129,7 @@ _SIMPLE: dict[str, Callable[[Random], str]] = {
         "Falcon,Harbour,Lantern,Meadow,Comet,Anchor,Bridge,Orchid,Thunder",
     ),
     "days": lambda r: f"{r.randint(2, 39)}.{r.randint(1, 9)} days",
-    "room": lambda r: f"room {_letters(r, 1)}{_digits(r, 3)}",
+    "room": lambda r: f"{_letters(r, 1)}{_digits(r, 3)}",
     "email": _email,
     "phone": lambda r: f"0{_digits(r, 3)} {_digits(r, 3)} {_digits(r, 3)}",
     "street": lambda r: (
