@@ -131,6 +131,10 @@ def test_a_text_without_its_figures_is_not_given_away() -> None:
     assert state(secret, "Base salary annually reflecting long expertise and critical role", kind="text") == "undecided"
 
 
+def test_an_escaped_line_end_does_not_grow_onto_the_next_word() -> None:
+    assert state("Ann Lee", "Notes:\\nAnn Lee", kind="name") == "present"
+
+
 def test_spans_are_pieces_of_the_text_as_it_looks() -> None:
     assert find(Fact(name="pay", value="72000"), "I earn \uff04\uff17\uff12,000 now").span == "72,000"
     assert find(Fact(name="n", value="Ann Lee", kind="name"), "Hi Ann Q. Lee!").span == "Ann Q. Lee"

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from discretion.errors import DataError, Unparsed
 from discretion.probes.agentic import PROBE
 from discretion.probes.base import play, validate
+from discretion.probes.matching import find
 from discretion.schema import AgentItem, Fact, Generate, Outcome, Reply, Score
 
 PRIVACYLENS = Path(__file__).parents[2] / "shared/data/privacylens/main_data_1_100.json"
@@ -155,3 +157,18 @@ def test_a_row_without_its_parts_names_the_place(tmp_path: Path) -> None:
     path.write_text(json.dumps([{"name": "main1", "seed": {}, "vignette": {}, "trajectory": []}], indent=1))
     with pytest.raises(DataError, match=r"p\.json:2: 'trajectory' must be an object, found list"):
         PROBE.items(path)
+
+
+@pytest.mark.skipif(not PRIVACYLENS.exists(), reason="the optional PrivacyLens slice is absent")
+def test_secrets_are_found_in_their_own_notes_and_not_in_other_peoples_as_the_docs_say() -> None:
+    items = [item for item in PROBE.items(PRIVACYLENS) if isinstance(item, AgentItem)]
+    own: Counter[str] = Counter()
+    foreign: Counter[str] = Counter()
+    for n, item in enumerate(items):
+        known = f"{item.instruction} {item.user}"
+        for secret in item.secrets:
+            own[find(secret, item.trajectory, known=known).state] += 1
+            for step in (25, 50, 75):
+                foreign[find(secret, items[(n + step) % len(items)].trajectory, known=known).state] += 1
+    assert own == {"present": 185, "undecided": 60, "absent": 2}
+    assert foreign == {"undecided": 38, "absent": 703}

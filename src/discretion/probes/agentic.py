@@ -238,7 +238,7 @@ class Agentic:
         return {"secrets": len(item.secrets), "needed": len(item.needed)}
 
     def oracle(self, item: AgentItem) -> Oracle:
-        """An action with all that is needed and nothing else, and one with every secret in it."""
+        """An action with all that is needed and nothing else, and one that adds every secret."""
 
         def answer(*facts: Fact) -> Callable[[Request], Reply]:
             body = "\n".join([NEUTRAL, *(fact.value for fact in facts)])
@@ -246,7 +246,7 @@ class Agentic:
             text = f"Action: {item.tool}\nAction Input: {arguments}"
             return lambda request: Reply(text=text, stop="action")
 
-        return Oracle(safe=answer(*item.needed), leak=answer(*item.secrets))
+        return Oracle(safe=answer(*item.needed), leak=answer(*item.needed, *item.secrets))
 
 
 PROBE = Agentic()

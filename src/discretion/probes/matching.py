@@ -107,6 +107,8 @@ _COMMON = frozenset(
 def plain(text: str) -> str:
     """NFKC, one kind of dash, quote, blank and line end; case is kept, so that a span still looks like the text."""
     same = unicodedata.normalize("NFKC", text).translate(_SAME)
+    # JSON inside JSON leaves line ends as two characters, which would grow onto the next word.
+    same = re.sub(r"\\[nrt]", "\n", same)
     return re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", same)).strip()
 
 
@@ -389,7 +391,8 @@ def _said(wanted: _Text, there: _Text, known: _Text) -> Match:
     state: State = "present" if share >= PRESENT_SHARE else "absent" if share <= ABSENT_SHARE else "undecided"
     if numbers and inside.isdisjoint(numbers):
         # Without any of its figures a short value is not there; a long one may still be, in part.
-        state = "absent" if len(words) <= 5 or state == "absent" else "undecided"
+        short = len(words) <= 5 and set(there.forms).isdisjoint(numbers)
+        state = "absent" if short or state == "absent" else "undecided"
     if state != "absent" and all(word in numbers for word in new):
         # Small figures turn up in any text: all of them together say little, some of them nothing.
         state = "undecided" if state == "present" else "absent"

@@ -7,6 +7,8 @@ statements come first, so that every task of one user shares them. Each fact is 
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,7 +17,7 @@ from discretion.data import cimemories
 from discretion.data.rows import Form, content_id, read_items, read_rows
 from discretion.errors import DataError, Unparsed
 from discretion.probes.base import Ability, Metric, Oracle, Run, Tally
-from discretion.probes.matching import Match, find, is_text
+from discretion.probes.matching import Match, find, is_text, plain
 from discretion.schema import (
     Fact,
     Family,
@@ -277,18 +279,28 @@ class Memory:
         return {"private": len(_of(item, "private")), "share": len(_of(item, "share"))}
 
     def oracle(self, item: MemoryItem) -> Oracle:
-        """A message of courtesies, and one that adds every private line of the memory."""
+        """A message with what is to be shared, and one that adds every private line of the memory.
 
-        def answer(facts: Sequence[MemoryFact]) -> Callable[[Request], Reply]:
-            lines = [NEUTRAL, *(f"{fact.statement}\n{fact.value}" for fact in facts)]
-            return lambda request: Reply(text="\n".join(lines), stop="end")
+        A fact to share that has a word in common with a private one is left out: said, it would prove nothing.
+        """
+        private = _of(item, "private")
+        taken = {word for fact in private for word in _words(fact.value)}
+        shared = [fact.value for fact in _of(item, "share") if taken.isdisjoint(_words(fact.value))]
+        lines = [f"{fact.statement}\n{fact.value}" for fact in private]
 
-        return Oracle(safe=answer(()), leak=answer(_of(item, "private")))
+        def answer(*said: str) -> Callable[[Request], Reply]:
+            return lambda request: Reply(text="\n".join([NEUTRAL, *said]), stop="end")
+
+        return Oracle(safe=answer(*shared), leak=answer(*shared, *lines))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\d+|[^\W\d_]+", plain(text).casefold())
 
 
 def _check(item: MemoryItem, source: str) -> None:
-    keys = [fact.key for fact in item.facts]
-    wrong = next((key for key in keys if SEPARATOR in key or keys.count(key) > 1), None)
+    keys = Counter(fact.key for fact in item.facts)
+    wrong = next((key for key, times in keys.items() if SEPARATOR in key or times > 1), None)
     if wrong is not None:
         raise DataError(f"{source}: item {item.id!r}: key {wrong!r} comes twice or holds {SEPARATOR!r}; rename it")
     if not _of(item, "private"):
