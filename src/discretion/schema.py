@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 
 from discretion.errors import nearest
 
@@ -28,6 +28,9 @@ MetricVerdict = Literal["regressed", "improved", "unchanged", "inconclusive", "u
 AuditVerdict = Literal["silent collapse", "collapse", "memorised", "degraded", "inconclusive", "clean"]
 Role = Literal["system", "user", "assistant", "tool"]
 Scalar = str | int | float | bool | None
+
+Truth = Annotated[bool, Strict()]
+"""A label: `"no"` or 1 in its place is a mistake in the file, not a boolean."""
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -154,7 +157,7 @@ class FlowItem:
     __pydantic_config__ = _STRICT
     id: str
     cluster: str
-    allowed: bool
+    allowed: Truth
     """The truth: this flow is appropriate."""
     sender: str
     recipient: str
@@ -270,7 +273,7 @@ class RefusalItem:
     id: str
     cluster: str
     prompt: str
-    harmful: bool
+    harmful: Truth
     category: str = ""
     twin_of: str | None = None
     origin: str = "own"
@@ -510,9 +513,19 @@ def from_json(kind: type[T], value: Any) -> T:
         first = error.errors(include_url=False, include_input=False)[0]
         path = ".".join(str(part) for part in first["loc"]) or "the row"
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-            raise ValueError(f"unknown key {path!r}; {nearest(str(first['loc'][-1]), known)}") from None
+            *inside, key = first["loc"]
+            raise ValueError(f"unknown key {path!r}; {nearest(str(key), _keys(kind, inside))}") from None
         raise ValueError(f"{path}: {first['msg'].lower()}") from None
+
+
+def _keys(kind: Any, inside: Sequence[int | str]) -> list[str]:
+    """Keys of the noun found by walking into a field, then into a list, and so on."""
+    for step in inside:
+        if isinstance(step, str) and dataclasses.is_dataclass(kind):
+            kind = get_type_hints(kind).get(step)
+        else:
+            kind = next((a for a in get_args(kind) if dataclasses.is_dataclass(a)), None)
+    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
 def digest(value: Any) -> str:

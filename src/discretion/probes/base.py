@@ -32,7 +32,7 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A figure made of outcomes: the mean over strata of Σ numerator / Σ denominator, or what `combine` makes of them."""
+    """A figure made of outcomes: the mean over strata of Σ numerator / Σ denominator, or what `combine` makes of it."""
 
     name: str
     worse: Direction
