@@ -446,7 +446,10 @@ def _self_check(arm: LocalModel) -> dict[str, Any]:
     if kind != "float32" and weights.causal.num_parameters() <= REFERENCE_PARAMETERS:
         reference, kind = Weights(copy.deepcopy(weights.causal).float()), "float32"
     with torch.inference_mode():
-        expected = np.concatenate([_reference(reference, sequences[read.sequence], read) for read in reads])
+        logps = [_reference(reference, tokens, read) for tokens, read in zip(sequences, reads, strict=True)]
+    expected = np.concatenate(
+        [rows[np.arange(len(read.targets)), read.targets] for rows, read in zip(logps, reads, strict=True)]
+    )
     if not np.isfinite(expected).all():
         raise NonFinite(
             f"{arm.arm} {arm.name}: its logits are NaN or infinite on plain text; check the weights or --dtype"
@@ -458,7 +461,7 @@ def _self_check(arm: LocalModel) -> dict[str, Any]:
         difference = _difference(weights, sequences, shared, reads, expected)
         found["prefix_sharing"] = difference
         if isinstance(difference, float) and difference <= tolerance:
-            found["cached_step"] = difference = _cached_step(weights, sequences, shared, reference)
+            found["cached_step"] = difference = _cached_step(weights, sequences, shared, [rows[-1] for rows in logps])
         if isinstance(difference, str) or difference > tolerance:
             weights.share = 0
     if not weights.alone:
@@ -476,7 +479,7 @@ def _check_batch(arm: LocalModel) -> tuple[list[Tokens], Plan]:
     passage = arm.shared.text.encode([SAMPLE])[SAMPLE]
     ids = passage if passage is not None else arm.shared.text.prefix
     ids = np.resize(ids, max(400, len(ids)))
-    unit = max(1, min(24, arm.shared.context // 5))
+    unit = max(1, min(16, arm.shared.context // 5))
     stem, size = ids[:unit], 2 * unit
     sequences = [
         np.concatenate([stem, ids[start : start + unit], ids[end : end + unit]])
@@ -488,9 +491,10 @@ def _check_batch(arm: LocalModel) -> tuple[list[Tokens], Plan]:
 
 
 def _reference(weights: Weights, tokens: Tokens, read: Read) -> NDArray[np.float64]:
-    at = np.arange(read.first - 1, len(tokens) - 1)
-    logp = weights.own_logits(tokens, at).log_softmax(-1).cpu().double().numpy()
-    return logp[np.arange(len(at)), read.targets]
+    """ln p at each position read, and at the end of the sequence with its own first token behind it."""
+    at = np.append(np.arange(read.first - 1, len(tokens) - 1), len(tokens))
+    logits = weights.own_logits(np.append(tokens, tokens[0]), at)
+    return logits.double().log_softmax(-1).cpu().numpy()
 
 
 def _difference(
@@ -510,7 +514,9 @@ def _difference(
 
 
 @torch.inference_mode()
-def _cached_step(weights: Weights, sequences: list[Tokens], plan: Plan, reference: Weights) -> float | str:
+def _cached_step(
+    weights: Weights, sequences: list[Tokens], plan: Plan, expected: list[NDArray[np.float64]]
+) -> float | str:
     """One decoding step of ragged rows behind their prefixes, against the reference: largest difference in nats."""
     try:
         layout = lay_out(plan.groups, sequences)
@@ -520,16 +526,11 @@ def _cached_step(weights: Weights, sequences: list[Tokens], plan: Plan, referenc
         follow = [int(tokens[0]) for tokens in sequences]
         cache = align(rows, max(lengths) + 1)
         hidden = decoding.step(weights, cache, max(lengths), lengths, follow)
-        logits = weights.logits(hidden).log_softmax(-1)
+        logp = weights.logits(hidden).log_softmax(-1).cpu().double().numpy()
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
         return type(error).__name__
-    worst = 0.0
-    for number, tokens in enumerate(sequences):
-        whole = np.append(tokens, tokens[0]).astype(np.int32)
-        own = reference.own_logits(whole, np.asarray([len(tokens)])).log_softmax(-1)[0]
-        # far down the tail half precision is off by much and it does not matter
-        likely = own > own.max() - 10
-        worst = max(worst, float((logits[number] - own)[likely].abs().max()))
+    # far down the tail half precision is off by much, and it does not matter
+    worst = max(float(np.abs(got - own)[own > own.max() - 10].max()) for got, own in zip(logp, expected, strict=True))
     return worst if math.isfinite(worst) else "not finite"
 
 
@@ -537,24 +538,25 @@ def calibrate(weights: Weights) -> int:
     """Tokens per forward: the smallest budget within 5 % of the best measured throughput, in bounded time."""
     length = min(256, weights.context)
     speeds: dict[int, float] = {}
-    until = time.perf_counter() + CALIBRATION_SECONDS
+    began = last = time.perf_counter()
     for budget in _affordable(weights, BUDGETS):
+        # the next budget takes about twice as long as the one before
+        if speeds and (time.perf_counter() - began) + 2 * (time.perf_counter() - last) > CALIBRATION_SECONDS:
+            break
+        last = time.perf_counter()
         ids = torch.ones(max(1, budget // length), length, dtype=torch.long, device=weights.device)
         try:
-            speed = 0.0
             for _ in range(2):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 with torch.inference_mode():
                     weights.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, -1, 0].item()
-                speed = max(speed, ids.numel() / (time.perf_counter() - began))
-                if time.perf_counter() > until:
+                spent = time.perf_counter() - start
+                speeds[budget] = max(speeds.get(budget, 0.0), ids.numel() / spent)
+                if spent > CALIBRATION_SECONDS / 10:
                     break
         except (RuntimeError, MemoryError) as error:
             if not scoring.out_of_memory(error):
                 raise
-            break
-        speeds[budget] = speed
-        if time.perf_counter() > until:
             break
     best = max(speeds.values(), default=0.0)
     return min((budget for budget, speed in speeds.items() if speed >= 0.95 * best), default=BUDGETS[0])

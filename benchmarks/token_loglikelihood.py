@@ -1,0 +1,174 @@
+"""Token log-likelihoods with moments: 2,000 texts × base and adapter, and the memory it takes.
+
+    python benchmarks/token_loglikelihood.py --out DIR [--limit 2000]
+
+Ours against one text at a time (all logits, log-softmax, gather, and the same moments), both arms, one process. Peak
+memory against batches of full logits of the same tokens, each in a process of its own (Linux: peak over what is
+resident once the model is loaded).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+import bed
+from discretion.models import parity
+from discretion.models.plan import make_plan
+from discretion.schema import LogLikelihood
+
+
+def texts(data: Path, count: int) -> list[str]:
+    """Passages of PrivacyLens stories and trajectories, one to six sentences, in seeded order, none twice."""
+    draw = random.Random(0)
+    found: dict[str, None] = {}
+    sources = [
+        text
+        for row in json.loads(data.read_text())
+        for text in (row["vignette"]["story"], row["trajectory"]["executable_trajectory"])
+    ]
+    sentences = [re.split(r"(?<=[.!?])\s+", text) for text in sources]
+    while len(found) < count:
+        pieces = draw.choice(sentences)
+        start = draw.randrange(len(pieces))
+        found[" ".join(pieces[start : start + draw.randint(1, 6)])] = None
+    return list(found)
+
+
+@torch.inference_mode()
+def loop(model: Any, rows: list[list[int]]) -> list[float]:
+    """One text at a time, everything an attack on memorisation needs from it: log-probability, mean, variance, rank."""
+    sums = []
+    for ids in rows:
+        tokens = torch.tensor([ids], device=model.device)
+        logp = model(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        chosen = logp.gather(1, tokens[0, 1:, None])
+        mean = (logp.exp() * logp).sum(-1)
+        variance = (logp.exp() * (logp - mean[:, None]).square()).sum(-1)
+        rank = (logp > chosen).sum(-1)
+        sums.append(float(chosen.sum()))
+        _ = (mean.tolist(), variance.tolist(), rank.tolist())
+    return sums
+
+
+@torch.inference_mode()
+def full_batches(model: Any, rows: list[list[int]], budget: int) -> None:
+    """Padded batches of the same token budget, all logits, log-softmax, gather."""
+    rows = sorted(rows, key=len, reverse=True)
+    while rows:
+        count = max(1, budget // len(rows[0]))
+        width = len(rows[0])
+        ids = torch.tensor([row + [row[-1]] * (width - len(row)) for row in rows[:count]])
+        logp = model(input_ids=ids, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+        logp.gather(2, ids[:, 1:, None]).sum()
+        del rows[:count], logp
+
+
+def status(field: str) -> int:
+    """KiB from /proc/self/status."""
+    return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def memory(given: Any) -> None:
+    """In a process of its own: peak over the loaded model, MiB, of one arm on the first texts."""
+    folder = Path(given.child_folder)
+    asked = [LogLikelihood(context="", continuations=(text,), per_token=True) for text in texts(given.data, 200)]
+    if given.child == "ours":
+        arms = bed.opened(folder / "base", folder / "tuned", given, batch_tokens=given.budget)
+
+        def work() -> None:
+            arms.base.loglikelihood(asked)
+    else:
+        from transformers import AutoTokenizer
+
+        words = AutoTokenizer.from_pretrained(folder / "base")
+        model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
+        rows = [[1, *words(r.continuations[0], add_special_tokens=False)["input_ids"]] for r in asked]
+
+        def work() -> None:
+            full_batches(model, rows, given.budget)
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    work()
+    print(json.dumps({"over_model_mib": (status("VmHWM") - before) / 1024, "total_mib": status("VmHWM") / 1024}))
+
+
+def child(given: Any, folder: Path, which: str, budget: int) -> dict[str, float]:
+    command = [
+        sys.executable, __file__, "--out", str(given.out), "--data", str(given.data), "--model-size", given.model_size,
+        "--threads", str(given.threads), "--child", which, "--child-folder", str(folder), "--budget", str(budget),
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(result.stderr)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    given = bed.arguments(
+        __doc__,
+        lambda options: options.add_argument(
+            "--budget", type=int, default=8192, help="tokens per batch in the memory part"
+        ),
+        lambda options: options.add_argument("--child", help="internal: which side a memory process measures"),
+        lambda options: options.add_argument("--child-folder", help="internal"),
+    )
+    if given.child:
+        memory(given)
+        return
+    count = given.limit or 2000
+    with tempfile.TemporaryDirectory() as folder:
+        base, tuned = bed.build(Path(folder), given)
+        arms = bed.opened(base, tuned, given)
+        asked = [LogLikelihood(context="", continuations=(text,), per_token=True) for text in texts(given.data, count)]
+        replies, ours = bed.timed(lambda: [arm.loglikelihood(asked) for arm in (arms.base, arms.tuned)])
+        text = arms.base.shared.text
+        plan = make_plan(parity.ask_loglikelihood(text, asked, arms.base.shared.context).sequences, 4096)
+        least = 0.0
+        for arm in (arms.base, arms.tuned):
+            least += bed.bound(arm.select(), plan)
+        with warnings.catch_warnings():  # peft asks transformers by a name that is going away
+            warnings.simplefilter("ignore", FutureWarning)
+            model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), tuned)
+        model.eval()
+        rows = [[1, *text.tokenizer(r.continuations[0], add_special_tokens=False)["input_ids"]] for r in asked]
+        with model.disable_adapter():
+            plain, first = bed.timed(lambda: loop(model, rows))
+        adapted, second = bed.timed(lambda: loop(model, rows))
+        peak = {which: child(given, Path(folder), which, given.budget) for which in ("ours", "full logits")}
+    seconds = {"ours": ours, "one text at a time": first + second}
+    found = {
+        "texts": count,
+        "tokens": sum(map(len, rows)),
+        "distinct_tokens": plan.tokens,
+        "seconds": seconds,
+        "ratio": (first + second) / ours,
+        "largest_difference_nats": max(
+            abs(reply.logprobs[0] - other)
+            for mine, theirs in zip(replies, (plain, adapted), strict=True)
+            for reply, other in zip(mine, theirs, strict=True)
+        ),
+        "forward_only_bound_seconds": least,
+        "share_of_bound": least / ours,
+        "memory_tokens_per_batch": given.budget,
+        "memory": peak,
+        "memory_share": peak["ours"]["over_model_mib"] / peak["full logits"]["over_model_mib"],
+        "batch_tokens": arms.facts["batch_tokens"],
+    }
+    bed.write(given, "token_loglikelihood", found, seconds, f"seconds for {count} texts × 2 arms")
+
+
+if __name__ == "__main__":
+    main()
