@@ -8,7 +8,7 @@ import pytest
 from discretion.errors import DataError, Unparsed
 from discretion.probes.base import play, validate
 from discretion.probes.memory import PROBE
-from discretion.schema import Generate, MemoryFact, MemoryItem, Outcome, Reply, Score
+from discretion.schema import Generate, MemoryFact, MemoryItem, Outcome, Reply, Score, seed_for, to_json
 
 CIMEMORIES = Path(__file__).parents[2] / "shared/data/cimemories/data_two_personas.json"
 
@@ -216,3 +216,16 @@ def test_every_cimemories_item_has_a_proven_scorer(tmp_path: Path) -> None:
                     labels.write(json.dumps(row) + "\n")
     items = PROBE.items(f"{CIMEMORIES}::{tmp_path / 'l.jsonl'}")
     assert len(items) == 14 and validate(PROBE, items) == []
+
+
+def test_more_than_ten_draws_stay_distinct(tmp_path: Path) -> None:
+    rows = [{**to_json(ITEM), "id": f"m-{draw}", "draw": draw} for draw in range(12)]
+    items = list(PROBE.items(write(tmp_path / "draws.jsonl", *rows)))
+    assert len({item.id for item in items}) == 12
+    seeds = {next(PROBE.run(item, seed_for(0, item.id))).sampling.seed for item in items}
+    assert len(seeds) == 12
+    official = metric("official violation")
+    assert official.pooled is not None
+    leaks = [said("It is asthma." if draw == 10 else "See you at half past nine.") for draw in range(12)]
+    numerator, denominator = official.pooled([scored(score) for score in leaks])
+    assert numerator / denominator == pytest.approx(1 / 6)
