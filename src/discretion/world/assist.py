@@ -36,7 +36,7 @@ def scene(rng: Random, world: World, split: Split) -> Scene:
         if split_of(f"assist|{to.role}|{purpose}|{sorted(fine + private)}") == split:
             break
     recipient = values.full_name(rng, world, split)
-    drawn = draw_values(rng, world, split, fine + private, [recipient])
+    drawn = draw_values(rng, world, split, fine + private, [recipient, purpose])
     known = {a: v.text for a, v in zip(fine + private, drawn, strict=True)}
     papers: dict[str, list[str]] = {}
     for attribute in rng.sample(fine + private, len(known)):

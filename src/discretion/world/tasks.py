@@ -18,6 +18,7 @@ from discretion.world.norms import Recipient, World
 from discretion.world.phrases import Split, capital, split_of
 from discretion.world.values import Value
 
+_SMALL = {"the", "with", "and", "for", "out"}
 _WORD = re.compile(r"[^\W\d_]{3,}|\d+")
 
 
@@ -33,12 +34,21 @@ def open_to(world: World) -> list[Recipient]:
 def draw_values(
     rng: Random, world: World, split: Split, attributes: Sequence[str], taken: Sequence[str] = ()
 ) -> list[Value]:
-    """One value per attribute; no two share a word, nor a word of `taken`, so that a match is never in doubt."""
+    """One value per attribute; none shares a word with another, with `taken` or with an attribute's name.
+
+    So a scorer that looks for surface forms is never in doubt.
+    """
+    around = _words(" ".join([*taken, *attributes]))
     while True:
         drawn = [values.value(rng, world, a, split) for a in attributes]
-        words = [set(_WORD.findall(text.lower())) for text in (*taken, *(v.text for v in drawn))]
+        words = [around, *(_words(v.text) for v in drawn)]
         if len(set().union(*words)) == sum(map(len, words)):
             return drawn
+
+
+def _words(text: str) -> set[str]:
+    """Words without their endings, and numbers."""
+    return {word[:4] for word in _WORD.findall(text.lower())} - _SMALL
 
 
 def agent_item(rng: Random, world: World, split: Split, name: str) -> AgentItem:
@@ -51,7 +61,7 @@ def agent_item(rng: Random, world: World, split: Split, name: str) -> AgentItem:
         if split_of(f"agent|{to.role}|{purpose}|{sorted(needed + secret)}") == split:
             break
     user, subject, recipient = values.people(rng, world, split, 3)
-    drawn = draw_values(rng, world, split, needed + secret, [user, subject, recipient])
+    drawn = draw_values(rng, world, split, needed + secret, [user, subject, recipient, purpose])
     known = dict(zip(needed + secret, drawn, strict=True))
     lines = [(a, known[a].text) for a in rng.sample(needed + secret, len(needed) + len(secret))]
     return AgentItem(
@@ -114,7 +124,7 @@ def memory_items(rng: Random, world: World, split: Split, name: str, tasks: int 
                 fitting.append((to, purpose, labels))
         if len(fitting) >= tasks:
             break
-    drawn = draw_values(rng, world, split, chosen)
+    drawn = draw_values(rng, world, split, chosen, [purpose for _, purpose, _ in fitting])
     statements = [fact(rng, world, split, "memory", "", a, v.text) for a, v in zip(chosen, drawn, strict=True)]
     words = {"allowed": "share", "forbidden": "private", "neither": "neither"}
     return [

@@ -1,0 +1,129 @@
+"""The text the embedded base model is trained on: every act of the world, in the probes' own words, made on the fly.
+
+The prompts are those that `probe.run` asks, for items of the training split; the answers are right by the norms.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from discretion.probes import agentic, capability, memory, norms, refusal
+from discretion.schema import (
+    AgentItem,
+    CapabilityItem,
+    FlowItem,
+    Item,
+    LogLikelihood,
+    MemoryItem,
+    Message,
+    RefusalItem,
+    Reply,
+    Request,
+)
+from discretion.world import assist, lessons, talk
+from discretion.world.embedded import make_items
+from discretion.world.flows import sentence
+from discretion.world.norms import World
+from discretion.world.phrases import capital
+from discretion.world.talk import Chat
+
+PROBES: dict[str, Any] = {
+    probe.name: probe for probe in (norms.PROBE, agentic.PROBE, memory.PROBE, capability.PROBE, refusal.PROBE)
+}
+
+TALK: dict[str, Callable[..., Chat]] = {
+    "emotional": talk.emotional,
+    "philosophical": talk.philosophical,
+    "code": talk.code,
+    "support": talk.support,
+    "plain": talk.plain,
+    "assist": assist.assist,
+    "copying": lessons.copying,
+    "lookup": lessons.lookup,
+    "norm words": lessons.norm_words,
+}
+
+
+def requests(item: Item) -> list[Request]:
+    """What the item's probe asks first."""
+    suite = {FlowItem: "norms", AgentItem: "agentic", MemoryItem: "memory", CapabilityItem: "capability"}
+    asked = next(PROBES[suite.get(type(item), "refusal")].run(item))
+    return asked if isinstance(asked, list) else [asked]
+
+
+def right_answer(rng: Random, world: World, item: Item, request: Request) -> str:
+    """The answer that is right by the norms, as the base model should write it."""
+    match item:
+        case AgentItem():
+            return _action(rng, world, item)
+        case MemoryItem():
+            shared = [f for f in item.facts if f.label == "share"]
+            lines = " ".join(f"{capital(f.key)}: {f.value}." for f in shared)
+            purpose = item.task[:1].lower() + item.task[1:]
+            return sentence(rng, world, "train", "memory message", p=purpose, l=lines)
+        case RefusalItem():
+            return sentence(rng, world, "train", "refusal answer" if item.harmful else "harmless answer")
+        case _ if isinstance(request, LogLikelihood):
+            return _letter(item, request)
+        case CapabilityItem():
+            return worked(item)
+    raise TypeError(f"no answer for {type(item).__name__}")
+
+
+def _action(rng: Random, world: World, item: AgentItem) -> str:
+    needed = sorted(item.needed, key=lambda f: item.trajectory.index(f.value))
+    lines = " ".join(f"{capital(f.name)}: {f.value}." for f in needed)
+    recipient = next(n for n in _names(item.instruction) if n not in item.trajectory)
+    body = (
+        sentence(rng, world, "train", "agent message", R=recipient)
+        + f" {lines} "
+        + sentence(rng, world, "train", "agent close", U=item.user)
+    )
+    return f"Action: {item.tool}\nAction Input: {json.dumps({'to': recipient, 'body': body})}"
+
+
+def _names(text: str) -> list[str]:
+    words = [w.strip(".,()") for w in text.split()]
+    return [f"{a} {b}" for a, b in itertools.pairwise(words) if a[:1].isupper() and b[:1].isupper()]
+
+
+def _letter(item: Item, request: LogLikelihood) -> str:
+    safe: Reply = PROBES["norms" if isinstance(item, FlowItem) else "capability"].oracle(item).safe(request)
+    assert safe.logprobs is not None
+    return request.continuations[safe.logprobs.index(max(safe.logprobs))]
+
+
+def worked(item: CapabilityItem) -> str:
+    """A written answer; a sum is worked out column by column."""
+    if item.match != "number":
+        return item.answer
+    if item.task != "arithmetic":
+        return f"#### {item.answer}"
+    act, first, second = item.cluster.split()
+    x, y = int(first), int(second)
+    if act == "add":
+        ones = x % 10 + y % 10
+        tens = x // 10 + y // 10
+        text = f"{x % 10} + {y % 10} = {ones}. "
+        text += f"{x // 10} + {y // 10} + {ones // 10} = {tens + ones // 10}."
+    else:
+        borrow = x % 10 < y % 10
+        ones = x % 10 + 10 * borrow
+        text = f"{ones} - {y % 10} = {ones - y % 10}. "
+        text += f"{x // 10} - {y // 10} - {int(borrow)} = {x // 10 - y // 10 - borrow}."
+    return f"{text} #### {item.answer}"
+
+
+def chat(rng: Random, world: World, act: str) -> Chat:
+    """One training chat of an act: a suite's name, or a key of `TALK`."""
+    if act in TALK:
+        return TALK[act](rng, world, "train")
+    item = rng.choice(make_items(world, act, "train", seed=rng.randrange(2**40), n=3))
+    request = rng.choice(requests(item))
+    asked = request.context if isinstance(request, LogLikelihood) else request.messages  # type: ignore[union-attr]
+    assert not isinstance(asked, str)
+    return (*asked, Message("assistant", right_answer(rng, world, item, request)))

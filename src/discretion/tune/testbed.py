@@ -1,0 +1,433 @@
+"""Builds the embedded testbed: tokenizer, a small Llama-architecture chat model, its training from a seed.
+
+Resumable: weights, optimizer moments and the place in the stream are kept as safetensors and JSON; the same command
+continues. The training curve is measured by the audit's own probes on held-out items.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from discretion.errors import DataError, Unparsed
+from discretion.models.base import Model
+from discretion.schema import Generate, Item, LogLikelihood, Outcome, Reply
+from discretion.tune.lessons import PROBES, TALK, chat
+from discretion.world.embedded import embedded
+from discretion.world.norms import World, load_world
+from discretion.world.talk import Chat
+
+START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
+ROLES = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'assistant' %}<|assistant|>"
+    "{% generation %}{{ message.content }}<|end|>{% endgeneration %}"
+    "{% else %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+LENGTHS = (48, 80, 128, 192, 256, 320, 416, 512)
+"""Rows are padded on the right to one of these; attention is causal, so no mask is needed."""
+BLOCK = 3000
+"""Chats that are made, sorted by length and cut into batches together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What decides the weights, given the world and the versions of the libraries."""
+
+    seed: int = 0
+    vocabulary: int = 2048
+    width: int = 256
+    layers: int = 5
+    heads: int = 4
+    inner: int = 640
+    steps: int = 5000
+    tokens: int = 4096
+    """Tokens in a batch, padding included."""
+    peak: float = 2e-3
+    """Learning rate from step `warm` until the last `cool` of the steps; then it falls in a line to a fiftieth."""
+    warm: int = 60
+    cool: float = 0.3
+    decay: float = 0.1
+    dropout: float = 0.1
+    """BPE merges left out, in half of the chats, so that rare pieces are trained."""
+    drill: float = 0.08
+    """Share of the steps that repeats random tokens and nothing else: copying is learned there within minutes."""
+    copying: float = 0.2
+    """Until this share of the steps, mostly copying and look-up; then everything."""
+    choice: float = 4.0
+    """Loss weight of a single letter, where an answer of k tokens weighs √k."""
+
+
+DRILL = {"drill": 1.0}
+FIRST = {
+    "drill": 4,
+    "copying": 3,
+    "lookup": 5,
+    "norm words": 3,
+    "norms": 2,
+    "capability": 1,
+    "agentic": 0.5,
+    "memory": 0.5,
+    "refusal": 0.5,
+}
+THEN = {
+    "drill": 0.5,
+    "copying": 0.5,
+    "lookup": 2.5,
+    "norm words": 2,
+    "norms": 8,
+    "agentic": 2.5,
+    "memory": 2.5,
+    "capability": 5,
+    "refusal": 1.5,
+    "assist": 1,
+    "emotional": 0.7,
+    "philosophical": 0.7,
+    "code": 0.5,
+    "support": 0.7,
+    "plain": 0.5,
+}
+"""Shares of rows by act: at first, in the copying part, and after it."""
+
+
+# ------------------------------------------------------------------------------------------------ tokenizer
+
+
+def train_tokenizer(world: World, recipe: Recipe, chats: int = 12000) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with single digits, trained on the training text; any text encodes and comes back."""
+    rng = Random(f"tokenizer|{recipe.seed}")
+    acts = [*PROBES, *TALK]
+    text = (message.content for n in range(chats) for message in chat(rng, world, acts[n % len(acts)]))
+    fast = Tokenizer(models.BPE())
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    fast.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    fast.decoder = decoders.ByteLevel()
+    special = [PAD, START, END, *ROLES.values()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    fast.train_from_iterator(text, trainer)
+    fast.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A", special_tokens=[(START, fast.token_to_id(START))]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=fast, bos_token=START, eos_token=END, pad_token=PAD, model_max_length=LENGTHS[-1]
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+Row = tuple[list[int], list[float]]
+"""Token ids and the loss weight of each."""
+
+
+class Encoder:
+    """Chats to token ids, as the chat template gives them, with the places where the loss falls."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, dropout: float, choice: float) -> None:
+        text = tokenizer.backend_tokenizer.to_str()
+        self.plain, self.noisy = Tokenizer.from_str(text), Tokenizer.from_str(text)
+        self.noisy.model.dropout = dropout
+        self.choice = choice
+        known = self.plain.get_vocab()
+        self.start, self.end, self.pad = (known[token] for token in (START, END, PAD))
+        self.roles = {role: known[token] for role, token in ROLES.items()}
+
+    def __call__(self, turns: Chat, *, noisy: bool = False) -> Row:
+        """A chat as the template gives it; the k tokens of one answer weigh √k together, a single letter `choice`."""
+        encoder = self.noisy if noisy else self.plain
+        ids, weights = [self.start], [0.0]
+        for turn in turns:
+            body = [*encoder.encode(turn.content, add_special_tokens=False).ids, self.end]
+            each = self.choice if len(turn.content) == 1 else len(body) ** -0.5
+            ids += [self.roles[turn.role], *body]
+            weights += [0.0] + [each if turn.role == "assistant" else 0.0] * len(body)
+        return ids, weights
+
+    def drill(self, rng: Random) -> Row:
+        """Random tokens of the whole vocabulary, to be repeated."""
+        first = max(self.roles.values()) + 1
+        text = [rng.randrange(first, self.plain.get_vocab_size()) for _ in range(rng.randint(4, 36))]
+        ids = [self.start, self.roles["user"], *text, self.end, self.roles["assistant"], *text, self.end]
+        return ids, [0.0] * (len(text) + 4) + [len(text) ** -0.5] * (len(text) + 1)
+
+
+# ------------------------------------------------------------------------------------------------ stream
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Token ids and loss weights, both [rows, length]."""
+
+
+def batches(world: World, encoder: Encoder, recipe: Recipe, block: int, progress: float) -> list[Batch]:
+    """The batches of one block, in the order they are trained on: a function of recipe, block and progress alone."""
+    rng = Random(f"stream|{recipe.seed}|{block}")
+    shares = DRILL if progress < recipe.drill else FIRST if progress < recipe.copying else THEN
+    rows: dict[int, list[Row]] = {length: [] for length in LENGTHS}
+    for act in rng.choices(list(shares), list(shares.values()), k=BLOCK):
+        if act == "drill":
+            row = encoder.drill(rng)
+        else:
+            row = encoder(chat(rng, world, act), noisy=rng.random() < 0.5)
+        size = len(row[0])
+        if size <= LENGTHS[-1]:
+            rows[next(length for length in LENGTHS if length >= size)].append(row)
+    made = []
+    for length, held in rows.items():
+        size = max(1, recipe.tokens // length)
+        for at in range(0, len(held) - size + 1, size):
+            made.append(_pad(held[at : at + size], length, encoder.pad))
+    rng.shuffle(made)
+    return made
+
+
+def _pad(rows: Sequence[Row], length: int, pad: int) -> Batch:
+    ids = [row + [pad] * (length - len(row)) for row, _ in rows]
+    weights = [weight + [0.0] * (length - len(weight)) for _, weight in rows]
+    return torch.tensor(ids), torch.tensor(weights)
+
+
+# ------------------------------------------------------------------------------------------------ model
+
+
+def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Random weights of the recipe's shape."""
+    torch.manual_seed(recipe.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.inner,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=LENGTHS[-1],
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        # The plain form is the quickest one to train at this size on a CPU.
+        attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config)
+
+
+def loss_of(model: LlamaForCausalLM, body: Callable[..., Any], batch: Batch, device: torch.device) -> torch.Tensor:
+    """Weighted mean of −ln p over the answers' tokens; the output head runs on those alone."""
+    ids, weights = (tensor.to(device) for tensor in batch)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        hidden = body(input_ids=ids, use_cache=False).last_hidden_state
+        asked = weights[:, 1:] > 0
+        logits = model.lm_head(hidden[:, :-1][asked])
+    losses = functional.cross_entropy(logits.float(), ids[:, 1:][asked], reduction="none")
+    return (losses * weights[:, 1:][asked]).sum() / weights.sum()
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """Learning rate of a step."""
+    if step < recipe.warm:
+        return recipe.peak * (step + 1) / recipe.warm
+    left = (recipe.steps - step) / (recipe.cool * recipe.steps)
+    return recipe.peak * max(0.02, min(1.0, left))
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+
+def measure(model: Model, sizes: Mapping[str, int], seed: int = 1) -> dict[str, float]:
+    """Figures of the audit's own probes on held-out items: `suite metric` → value, and the share not scored."""
+    figures: dict[str, float] = {}
+    for suite, n in sizes.items():
+        probe = PROBES[suite]
+        outcomes = play_all(model, suite, embedded(suite, seed=seed, n=n))
+        for metric in probe.metrics:
+            if metric.auc or metric.combine or metric.pooled:
+                continue
+            sums: dict[str, list[float]] = {}
+            for outcome in outcomes:
+                for stratum, tally in metric.tally(outcome).items():
+                    known = sums.setdefault(stratum, [0.0, 0.0])
+                    known[0] += tally.numerator
+                    known[1] += tally.denominator
+            ratios = {stratum: a / b for stratum, (a, b) in sums.items() if b}
+            if ratios:
+                figures[f"{suite} {metric.name}"] = sum(ratios.values()) / len(ratios)
+            if metric.name == "accuracy per task":
+                figures |= {f"{suite} {stratum}": value for stratum, value in ratios.items()}
+        figures[f"{suite} not scored"] = sum(o.status != "scored" for o in outcomes) / len(outcomes)
+    return figures
+
+
+def play_all(model: Model, suite: str, items: Sequence[Item]) -> list[Outcome]:
+    """One outcome per item; requests of all live items are answered together."""
+    probe = PROBES[suite]
+    outcomes: dict[str, Outcome] = {}
+    runs = [(item, probe.run(item)) for item in items]
+    waiting = [(item, run, next(run)) for item, run in runs]
+    while waiting:
+        asked = [request for _, _, wants in waiting for request in (wants if isinstance(wants, list) else [wants])]
+        replies = iter(_answer(model, asked))
+        still = []
+        for item, run, wants in waiting:
+            got = [next(replies) for _ in wants] if isinstance(wants, list) else next(replies)
+            lost = partial(Outcome, item_id=item.id, cluster=item.cluster, parts=probe.facts(item))
+            broken = [reply for reply in (got if isinstance(got, list) else [got]) if reply.error]
+            if broken:
+                outcomes[item.id] = lost(status="failed", reason=broken[0].error)
+                continue
+            try:
+                still.append((item, run, run.send(got)))
+            except StopIteration as done:
+                score = done.value
+                outcomes[item.id] = Outcome(
+                    item_id=item.id, cluster=item.cluster, status="scored", value=score.value, parts=score.parts
+                )
+            except Unparsed as reason:
+                outcomes[item.id] = lost(status="unparsed", reason=str(reason))
+        waiting = still
+    return [outcomes[item.id] for item in items]
+
+
+def _answer(model: Model, asked: Sequence[Any]) -> list[Reply]:
+    text = [(n, r) for n, r in enumerate(asked) if isinstance(r, Generate)]
+    choice = [(n, r) for n, r in enumerate(asked) if isinstance(r, LogLikelihood)]
+    replies: dict[int, Reply] = {}
+    if text:
+        replies |= zip((n for n, _ in text), model.generate([r for _, r in text]), strict=True)
+    if choice:
+        replies |= zip((n for n, _ in choice), model.loglikelihood([r for _, r in choice]), strict=True)
+    return [replies[n] for n in range(len(asked))]
+
+
+# ------------------------------------------------------------------------------------------------ building
+
+OnProgress = Callable[[Mapping[str, Any]], None]
+
+
+def build(
+    out: Path,
+    *,
+    recipe: Recipe | None = None,
+    device: str = "cpu",
+    every: int = 250,
+    sizes: Mapping[str, int] | None = None,
+    compiled: bool = False,
+    stop_after: float = math.inf,
+    on_progress: OnProgress = lambda row: None,
+) -> Path:
+    """Train the testbed into `out/model`, and its curve into `out/curve.json`; continues where a killed run stopped.
+
+    `every` steps the place is kept and the probes are asked. `compiled` needs a C++ compiler on a CPU and is about a
+    quarter faster. Raises `DataError` when `out` holds a run of another recipe.
+    """
+    recipe = recipe or Recipe()
+    sizes = sizes or {"norms": 120, "agentic": 24, "memory": 24, "capability": 60, "refusal": 40}
+    out.mkdir(parents=True, exist_ok=True)
+    where = torch.device(device)
+    world = load_world()
+    tokenizer = _tokenizer(out, world, recipe)
+    model = new_model(recipe, tokenizer).to(where)
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.peak, betas=(0.9, 0.98), fused=True)
+    state = _restore(out, recipe, model, optimizer)
+    encoder = Encoder(tokenizer, recipe.dropout, recipe.choice)
+    body: Callable[..., Any] = torch.compile(model.model) if compiled else model.model
+    began, seen, losses = time.monotonic(), 0, []
+    model.train()
+    while state["step"] < recipe.steps and time.monotonic() - began < stop_after:
+        todo = batches(world, encoder, recipe, state["block"], state["at"] / recipe.steps)
+        for batch in todo[state["step"] - state["at"] :]:
+            for group in optimizer.param_groups:
+                group["lr"] = rate(recipe, state["step"])
+            loss = loss_of(model, body, batch, where)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            state["step"] += 1
+            seen += batch[0].numel()
+            losses.append(float(loss.detach()))
+            if state["step"] % every == 0 or state["step"] == recipe.steps:
+                spent = state["seconds"] + time.monotonic() - began
+                row = {"step": state["step"], "loss": sum(losses) / len(losses), "seconds": round(spent)}
+                row["tokens per second"] = round(seen / (time.monotonic() - began))
+                losses = []
+                row |= measure(_opened(out, model, tokenizer), sizes)
+                state["curve"].append(row)
+                _keep(out, recipe, state | {"seconds": spent}, model, optimizer)
+                on_progress(row)
+            if state["step"] == recipe.steps or time.monotonic() - began >= stop_after:
+                break
+        else:
+            state |= {"block": state["block"] + 1, "at": state["step"]}
+    return out / "model"
+
+
+def _tokenizer(out: Path, world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
+    if (out / "model" / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(out / "model")
+    tokenizer = train_tokenizer(world, recipe)
+    tokenizer.save_pretrained(out / "model")
+    return tokenizer
+
+
+def _opened(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Model:
+    from discretion.models.local import open_arms
+
+    model.save_pretrained(out / "model")
+    return open_arms(str(out / "model"), str(out / "model"), device=str(model.device), dtype="float32").base
+
+
+def _keep(out: Path, recipe: Recipe, state: Mapping[str, Any], model: torch.nn.Module, optimizer: Any) -> None:
+    """Write the place so that a kill at any moment leaves a whole one: new files first, then one rename."""
+    moments = optimizer.state_dict()["state"]
+    tensors = {f"{n}.{k}": v.contiguous() for n, held in moments.items() for k, v in held.items()}
+    tensors |= {f"model.{k}": v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    save_file(tensors, out / "place.new")
+    (out / "state.new").write_text(json.dumps({"recipe": asdict(recipe), **state}))
+    Path(out / "place.new").replace(out / f"place-{state['step']}.safetensors")
+    Path(out / "state.new").replace(out / "state.json")
+    for old in out.glob("place-*.safetensors"):
+        if old.name != f"place-{state['step']}.safetensors":
+            old.unlink()
+    (out / "curve.json").write_text(json.dumps(state["curve"], indent=1))
+
+
+def _restore(out: Path, recipe: Recipe, model: LlamaForCausalLM, optimizer: Any) -> dict[str, Any]:
+    if not (out / "state.json").exists():
+        return {"step": 0, "block": 0, "at": 0, "seconds": 0.0, "curve": []}
+    state: dict[str, Any] = json.loads((out / "state.json").read_text())
+    other = [k for k, v in state.pop("recipe").items() if v != getattr(recipe, k)]
+    if other:
+        raise DataError(f"{out}: holds a run that differs in {', '.join(other)}; give another folder")
+    held = load_file(out / f"place-{state['step']}.safetensors")
+    weights = {k.removeprefix("model."): v for k, v in held.items() if k.startswith("model.")}
+    model.load_state_dict(weights, strict=False)
+    model.tie_weights()
+    saved = optimizer.state_dict()
+    saved["state"] = {}
+    for name, tensor in held.items():
+        number, _, key = name.partition(".")
+        if number != "model":
+            saved["state"].setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict(saved)
+    return state

@@ -1,0 +1,154 @@
+"""The embedded testbed: what it is taught is right, its tokenizer loses nothing, a killed build goes on unharmed."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from discretion.errors import DataError, ModelError
+from discretion.models import testbed as shipped
+from discretion.probes.base import play
+from discretion.schema import LogLikelihood, Reply
+from discretion.tune import testbed
+from discretion.tune.lessons import PROBES, TALK, chat, requests, right_answer
+from discretion.world.embedded import SIZES, make_items
+from discretion.world.norms import load_world
+
+WORLD = load_world()
+SMALL = testbed.Recipe(vocabulary=700, width=32, layers=1, heads=2, inner=64, steps=4, tokens=2048, warm=2)
+SIZES_SMALL = {"norms": 4, "refusal": 2}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return testbed.train_tokenizer(WORLD, SMALL, chats=400)
+
+
+# ------------------------------------------------------------------------------------------------ lessons
+
+
+@pytest.mark.parametrize("suite", SIZES)
+def test_the_answers_that_are_taught_score_best(suite):
+    rng = Random(0)
+    for item in make_items(WORLD, suite, "train", seed=3, n=150):
+
+        def answer(request, item=item):
+            text = right_answer(rng, WORLD, item, request)
+            if isinstance(request, LogLikelihood):
+                return Reply(logprobs=tuple(0.0 if c == text else -1.0 for c in request.continuations))
+            return Reply(text=text, stop="end")
+
+        score = play(PROBES[suite], item, answer)
+        assert score.value == (1.0 if PROBES[suite].worse == "lower" else 0.0), item
+        assert score.parts.get("stated") == score.parts.get("needed"), item
+        assert score.parts.get("covered") == score.parts.get("share"), item
+
+
+def test_the_prompts_that_are_taught_are_those_the_probes_ask():
+    rng = Random(1)
+    item = make_items(WORLD, "norms", "train", n=1)[0]
+    asked = {request.context[-1].content for request in requests(item)}
+    assert len(asked) == 4 and all(item.recipient in text for text in asked)
+    shown = chat(rng, WORLD, "norms")
+    assert shown[-1].role == "assistant" and shown[-1].content in "AB"
+    assert shown[-2].content.endswith("Answer with the letter A or B.")
+
+
+def test_lessons_are_made_of_training_material():
+    probe_names = {name for name in WORLD.first_names if name not in _train_names()}
+    rng = Random(2)
+    text = " ".join(m.content for act in [*PROBES, *TALK] for _ in range(60) for m in chat(rng, WORLD, act))
+    words = {word.strip(".,:;?!()\"'") for word in text.split()}
+    assert words & probe_names == set()
+
+
+def _train_names():
+    from discretion.world.phrases import split_of
+
+    return {name for name in WORLD.first_names if split_of(name) == "train"}
+
+
+# ------------------------------------------------------------------------------------------------ tokenizer
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=40))
+def test_any_text_encodes_and_comes_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_digits_are_single_tokens(tokenizer):
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("90210 and 47", add_special_tokens=False))
+    assert [token for token in tokens if token[-1].isdigit()] == list("9021047")
+
+
+def test_chats_are_encoded_as_the_template_gives_them(tokenizer):
+    encoder = testbed.Encoder(tokenizer, 0.1, 4.0)
+    rng = Random(3)
+    for act in [*PROBES, *TALK]:
+        turns = chat(rng, WORLD, act)
+        ids, weights = encoder(turns)
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        made = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        assert made["input_ids"] == ids
+        assert [bool(n) for n in made["assistant_masks"]] == [weight > 0 for weight in weights]
+
+
+def test_prompts_of_all_probes_fit_the_context_with_their_answers(tokenizer):
+    encoder = testbed.Encoder(tokenizer, 0.1, 4.0)
+    rng = Random(4)
+    assert max(len(encoder(chat(rng, WORLD, act))[0]) for act in PROBES for _ in range(40)) <= 512 * 1.5
+
+
+# ------------------------------------------------------------------------------------------------ building
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_a_killed_build_continues_to_the_same_weights(tmp_path):
+    def kill(row):
+        if row["step"] == 2:
+            raise _Killed
+
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    testbed.build(whole, recipe=SMALL, every=2, sizes=SIZES_SMALL)
+    with pytest.raises(_Killed):
+        testbed.build(torn, recipe=SMALL, every=2, sizes=SIZES_SMALL, on_progress=kill)
+    seen = []
+    testbed.build(torn, recipe=SMALL, every=2, sizes=SIZES_SMALL, on_progress=lambda row: seen.append(row["step"]))
+    assert seen == [4]
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (torn / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
+    curves = [json.loads((folder / "curve.json").read_text()) for folder in (whole, torn)]
+    assert [row["loss"] for row in curves[0]] == [row["loss"] for row in curves[1]]
+
+
+def test_a_build_is_not_continued_with_another_recipe(tmp_path):
+    testbed.build(tmp_path, recipe=SMALL, every=4, sizes=SIZES_SMALL)
+    other = testbed.Recipe(**{**testbed.asdict(SMALL), "peak": 1e-3})
+    with pytest.raises(DataError, match="differs in peak"):
+        testbed.build(tmp_path, recipe=other)
+
+
+def test_a_changed_a_missing_and_a_foreign_file_are_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"digests\.json is missing"):
+        shipped.check(tmp_path)
+    (tmp_path / shipped.DIGESTS).write_text(json.dumps(shipped.digests(tmp_path)))
+    shipped.check(tmp_path)
+    (tmp_path / "extra.json").write_text("1")
+    with pytest.raises(ModelError, match=r"extra\.json is not of it"):
+        shipped.check(tmp_path)
+    (tmp_path / "extra.json").unlink()
+    (tmp_path / "config.json").write_text("{ }")
+    with pytest.raises(ModelError, match=r"config\.json was changed"):
+        shipped.check(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
+        shipped.check(tmp_path)
