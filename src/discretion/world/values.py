@@ -111,7 +111,7 @@ _SIMPLE: dict[str, Callable[[Random], str]] = {
     "date": _dated(2019, 2027),
     "birth": _dated(1941, 2006),
     "custody": _word(
-        "alternate,all,most,half the,no",
+        "alternate,all,most,half the,some",
         "weekends,weeks,holidays,school days,evenings",
         "with the mother,with the father,with the aunt,with the grandparents",
     ),
