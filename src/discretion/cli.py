@@ -224,7 +224,7 @@ def list_probes(as_json: AsJson = False) -> None:
         print(json.dumps({"probes": rows}, indent=2))
         return
     for row in rows:
-        print(f"{row['probe']:<11} {row['family']:<19} {row['primary']:<22} needs {', '.join(row['needs'])}")
+        print(f"{row['probe']:<11} {row['family']:<19} {row['primary']:<29} needs {', '.join(row['needs'])}")
 
 
 @app.command()

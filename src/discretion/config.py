@@ -100,8 +100,8 @@ class AuditConfig(BaseModel):
             raise ValueError(f"a source is given for {unused[0]!r}, which is not among the probes")
 
     def figure_options(self) -> dict[str, Any]:
-        """The options that can change a figure: what a resumed run must share."""
-        return self.model_dump(mode="json", include={"probes", "source", "limit", "seed", "dtype", "thresholds"})
+        """The options that can change a figure beside models, items and precision, which a run names by digest."""
+        return self.model_dump(mode="json", include={"probes", "limit", "seed", "thresholds"})
 
 
 def load(kind: type[AuditConfig], given: Mapping[str, Any], file: Path | None = None) -> AuditConfig:
