@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from discretion.config import Thresholds
+from discretion.config import AuditConfig, Thresholds, dump
 from discretion.schema import (
     ArmFigure,
     AuditVerdict,
@@ -259,10 +259,8 @@ def manifest(**changes: Any) -> Manifest:
     items = {probe: n for probe, *_, n in _SUITES}
     options = {
         "probes": suites,
-        "source": {"agentic": "/home/maria/data/privacylens/main_data.json"},
         "limit": None,
         "seed": 0,
-        "dtype": "auto",
         "thresholds": Thresholds().model_dump(mode="json"),
     }
     whole = Manifest(
@@ -284,7 +282,7 @@ def manifest(**changes: Any) -> Manifest:
         versions={"discretion": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.0"},
         machine={"system": "Linux", "machine": "x86_64", "python": "3.12.3", "cpus": 16},
         items=items,
-        sources={probe: options["source"].get(probe, "embedded") for probe in suites},  # type: ignore[attr-defined]
+        sources=dict.fromkeys(suites, "embedded") | {"agentic": "/home/maria/data/privacylens/main_data.json"},
         engine={
             "batch_tokens": 8192,
             "adapter": {"active": True, "largest_change_nats": 0.83},
@@ -302,4 +300,7 @@ def folder(path: Path, kind: str = "silent collapse", *, made: Manifest | None =
     path.mkdir(parents=True, exist_ok=True)
     for name, noun in (("manifest.json", made or manifest()), ("summary.json", summary(kind, **changes))):
         (path / name).write_text(json.dumps(to_json(noun), ensure_ascii=False), encoding="utf-8")
+    whole = made or manifest()
+    config = AuditConfig(base=whole.base, tuned=whole.tuned, source={"agentic": whole.sources["agentic"]})
+    (path / "config.yaml").write_text(dump(config), encoding="utf-8")
     return path

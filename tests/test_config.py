@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from discretion.cli import app, configured
-from discretion.config import AuditConfig, Thresholds, dump, load
+from discretion.config import AuditConfig, Thresholds, dump, load, words
 from discretion.errors import ConfigError
 
 GIVEN = {"base": "b", "tuned": "t"}
@@ -98,3 +98,16 @@ def test_an_option_reaches_the_verb():
     assert seen["limit"] == 3
     assert seen["thresholds"] == {"tau": 0.2}
     assert seen["seed"] is None
+
+
+def test_the_words_of_a_configuration_give_it_again():
+    given = {
+        **GIVEN, "probes": "norms,memory", "source": ["norms=a b", "memory=c"], "limit": 3, "offline": True,
+        "thresholds": {"tau": 0.1}, "template": "plain",
+    }  # fmt: skip
+    config = load(AuditConfig, given)
+    assert words(config) == [
+        "--base", "b", "--tuned", "t", "--probes", "norms,memory", "--source", "norms=a b", "--source", "memory=c",
+        "--limit", "3", "--template", "plain", "--offline", "--tau", "0.1",
+    ]  # fmt: skip
+    assert "--limit" not in words(config, without={"limit"})

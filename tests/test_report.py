@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from discretion.config import AuditConfig
 from discretion.errors import DataError, UsageError
 from discretion.report import charts, page
 from discretion.schema import to_json
@@ -185,11 +186,14 @@ def test_a_shift_of_habit_is_called_neither_better_nor_worse(usual: str) -> None
 
 def test_the_commands_on_the_page_make_the_run_again_and_go_on(usual: str, tmp_path: Path) -> None:
     text = Page(written(folder(tmp_path, metrics=(), limited=True, complete=False))).text
-    made = manifest()
-    config = dict(made.identity.config, limit=50, seed=7, source={"agentic": "a file.json"})
-    command = page.audit_command(replace(made, identity=replace(made.identity, config=config)))
-    assert "--limit 50 --seed 7" in command and "--source 'agentic=a file.json'" in command
-    assert "--probes norms,agentic,memory,refusal,capability" in command
+    config = AuditConfig(
+        base="b", tuned="t", limit=50, seed=7, template="plain", source={"agentic": "a file.json"}, offline=True
+    )
+    command = page.audit_command(config)
+    assert command == (
+        "discretion audit --base b --tuned t --source 'agentic=a file.json' "
+        "--limit 50 --seed 7 --template plain --offline"
+    )
     assert f"discretion gate {tmp_path}" in text and f"discretion report {tmp_path} --reveal" in text
     assert "--probes memory --source memory=FILE" in Page(usual).text
 
@@ -349,7 +353,7 @@ def test_the_page_is_private_whole_and_the_same_each_time(tmp_path: Path) -> Non
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     before = first.read_bytes()
     assert page.write(run).read_bytes() == before
-    assert sorted(p.name for p in run.iterdir()) == ["manifest.json", "report.html", "summary.json"]
+    assert sorted(p.name for p in run.iterdir()) == ["config.yaml", "manifest.json", "report.html", "summary.json"]
 
 
 def test_drawing_leaves_no_trace_in_matplotlibs_settings(tmp_path: Path) -> None:

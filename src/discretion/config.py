@@ -7,7 +7,7 @@ their help are made from these fields (`cli.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +102,24 @@ class AuditConfig(BaseModel):
     def figure_options(self) -> dict[str, Any]:
         """The options that can change a figure beside models, items and precision, which a run names by digest."""
         return self.model_dump(mode="json", include={"probes", "limit", "seed", "thresholds"})
+
+
+def words(config: BaseModel, *, without: Collection[str] = ()) -> list[str]:
+    """The command-line options that give this configuration; what stands at its default is left out."""
+    found: list[str] = []
+    for name, field in type(config).model_fields.items():
+        value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
+        if isinstance(value, BaseModel):
+            found += words(value, without=without)
+        elif name in without or (not field.is_required() and value == field.get_default(call_default_factory=True)):
+            continue
+        elif isinstance(value, bool):
+            found.append(flag)
+        elif isinstance(value, Mapping):
+            found += [word for key, where in value.items() for word in (flag, f"{key}={where}")]
+        else:
+            found += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return found
 
 
 def load(kind: type[AuditConfig], given: Mapping[str, Any], file: Path | None = None) -> AuditConfig:

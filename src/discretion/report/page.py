@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from discretion.config import AuditConfig, Thresholds
+from discretion.config import AuditConfig, Thresholds, load, words
 from discretion.report import charts
 from discretion.report.masking import Masker, Piece, shorten_home, shown, visible
 from discretion.schema import Flip, Manifest, MetricSummary, Summary, from_json, to_json
-from discretion.store import REPORT, read_manifest, read_summary, write_private
+from discretion.store import CONFIG, REPORT, read_manifest, read_summary, write_private
 
 FLIPS_SHOWN = 6
 """Changed answers shown per suite and direction."""
@@ -74,17 +74,18 @@ QUESTIONS = {
 
 
 def write(run: Path, *, reveal: bool = False) -> Path:
-    """Write `report.html` (mode 0600) into a run folder from its manifest and summary; gives back its path.
+    """Write `report.html` (mode 0600) into a run folder from its manifest, summary and options; gives back its path.
 
     Raises `UsageError` or `DataError` when these files are missing or cannot be read, `StorageFailure` when the page
     cannot be written.
     """
     path = run / REPORT
-    write_private(path, render(read_manifest(run), read_summary(run), run, reveal=reveal))
+    manifest, summary = read_manifest(run), read_summary(run)
+    write_private(path, render(manifest, summary, load(AuditConfig, {}, run / CONFIG), run, reveal=reveal))
     return path
 
 
-def render(manifest: Manifest, summary: Summary, run: Path, *, reveal: bool = False) -> str:
+def render(manifest: Manifest, summary: Summary, config: AuditConfig, run: Path, *, reveal: bool = False) -> str:
     """The page as text; the same text each time."""
     summary = replace(summary, metrics=tuple(from_json(MetricSummary, _finite(to_json(m))) for m in summary.metrics))
     shown_flips = {
@@ -139,8 +140,8 @@ def render(manifest: Manifest, summary: Summary, run: Path, *, reveal: bool = Fa
         engine=_flat(manifest.engine),
         options=_flat(manifest.identity.config),
         machine=_flat(manifest.machine),
-        command=note(audit_command(manifest)),
-        steps=[(note(command), why) for command, why in next_steps(manifest, summary, run)],
+        command=note(audit_command(config)),
+        steps=[(note(command), why) for command, why in next_steps(config, summary, run)],
     )
 
 
@@ -249,35 +250,27 @@ def _minus(text: str) -> str:
 # ------------------------------------------------------------------------------------------------ what to type
 
 
-def audit_command(manifest: Manifest, *, limit: bool = True) -> str:
-    """The command line that makes this run again; without `limit`, over all items."""
-    options = manifest.identity.config
-    words = ["--probes", ",".join(manifest.items)]
-    for probe, source in options.get("source", {}).items():
-        words += ["--source", f"{probe}={source}"]
-    for name in ("limit", "seed", "dtype"):
-        if (limit or name != "limit") and options.get(name) not in (None, AuditConfig.model_fields[name].default):
-            words += [f"--{name}", str(options[name])]
-    return f"discretion audit {_models(manifest)} {shlex.join(words)}"
+def audit_command(config: AuditConfig, *, without: Collection[str] = ()) -> str:
+    """The command line that makes this run again."""
+    return shlex.join(["discretion", "audit", *words(config, without=without)])
 
 
-def _models(manifest: Manifest) -> str:
-    return shlex.join(["--base", manifest.base, "--tuned", manifest.tuned])
-
-
-def next_steps(manifest: Manifest, summary: Summary, run: Path) -> list[tuple[str, str]]:
+def next_steps(config: AuditConfig, summary: Summary, run: Path) -> list[tuple[str, str]]:
     """Commands worth typing now, each with its reason."""
     here = shlex.quote(str(run))
     steps = []
     if not summary.complete:
-        steps.append((audit_command(manifest), "Resumes this run where it stopped; nothing is asked twice"))
+        steps.append((audit_command(config), "Resumes this run where it stopped; nothing is asked twice"))
     if summary.limited:
-        steps.append((audit_command(manifest, limit=False), "Asks every question instead of a random subset"))
+        steps.append(
+            (audit_command(config, without={"limit", "out"}), "Asks every question instead of a random subset")
+        )
     for m in summary.metrics:
         if m.primary and m.verdict == "inconclusive" and m.n_to_settle is not None and not summary.limited:
             more = shlex.join(["--probes", m.probe, "--source", f"{m.probe}=FILE"])
+            models = audit_command(config, without=set(AuditConfig.model_fields) - {"base", "tuned", "template"})
             why = f"About {count(m.n_to_settle)} questions in FILE would settle {m.probe}, which is inconclusive"
-            steps.append((f"discretion audit {_models(manifest)} {more}", why))
+            steps.append((f"{models} {more}", why))
     if summary.flips:
         steps.append(
             (
