@@ -30,7 +30,7 @@ from discretion.schema import Item, Request
 
 VOCABULARY = 32_000
 SIZES = {"full": (768, 12, 12, 4), "small": (256, 6, 4, 2), "tiny": (64, 2, 4, 2)}
-"""width, blocks, heads, key-value heads: 99 million parameters at full size, embeddings tied."""
+"""width, blocks, heads, key-value heads: 100 million parameters at full size, embeddings tied."""
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

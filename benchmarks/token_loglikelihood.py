@@ -1,10 +1,11 @@
 """Token log-likelihoods with moments: 2,000 texts × base and adapter, and the memory it takes.
 
-    python benchmarks/token_loglikelihood.py --out DIR [--limit 2000]
+    python benchmarks/token_loglikelihood.py --out DIR [--limit 2000] [--kinds passages,candidates]
 
-Ours against one text at a time (all logits, log-softmax, gather, and the same moments), both arms, one process. Peak
-memory against batches of full logits of the same tokens, each in a process of its own (Linux: peak over what is
-resident once the model is loaded).
+Two kinds of text: passages with nothing in common, as for membership, and candidates, 50 endings behind each of 40
+beginnings, as for extraction by ranking. Ours against one text at a time (all logits, log-softmax, gather, and the same
+moments), both arms, one process. Peak memory against batches of full logits of the same tokens, each in a process of
+its own (Linux: peak over what is resident once the model is loaded).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from transformers import AutoModelForCausalLM
 
 import bed
 from discretion.models import parity
+from discretion.models.local import Arms
 from discretion.models.plan import make_plan
 from discretion.schema import LogLikelihood
 
@@ -46,14 +48,29 @@ def texts(data: Path, count: int) -> list[str]:
     return list(found)
 
 
+def asked(kind: str, data: Path, count: int) -> list[LogLikelihood]:
+    """Requests for `count` texts."""
+    if kind == "passages":
+        return [LogLikelihood(context="", continuations=(text,), per_token=True) for text in texts(data, count)]
+    rows = json.loads(data.read_text())
+    endings = [" " + item for row in rows for item in row["trajectory"]["sensitive_info_items"]]
+    draw = random.Random(0)
+    return [
+        LogLikelihood(
+            context=row["vignette"]["story"].strip(), continuations=tuple(draw.sample(endings, 50)), per_token=True
+        )
+        for row in rows[: -(-count // 50)]
+    ]
+
+
 @torch.inference_mode()
-def loop(model: Any, rows: list[list[int]]) -> list[float]:
+def loop(model: Any, rows: list[tuple[list[int], int]]) -> list[float]:
     """One text at a time, everything an attack on memorisation needs from it: log-probability, mean, variance, rank."""
     sums = []
-    for ids in rows:
+    for ids, first in rows:
         tokens = torch.tensor([ids], device=model.device)
-        logp = model(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        chosen = logp.gather(1, tokens[0, 1:, None])
+        logp = model(input_ids=tokens, use_cache=False).logits[0, first - 1 : -1].float().log_softmax(-1)
+        chosen = logp.gather(1, tokens[0, first:, None])
         mean = (logp.exp() * logp).sum(-1)
         variance = (logp.exp() * (logp - mean[:, None]).square()).sum(-1)
         rank = (logp > chosen).sum(-1)
@@ -83,18 +100,18 @@ def status(field: str) -> int:
 def memory(given: Any) -> None:
     """In a process of its own: peak over the loaded model, MiB, of one arm on the first texts."""
     folder = Path(given.child_folder)
-    asked = [LogLikelihood(context="", continuations=(text,), per_token=True) for text in texts(given.data, 200)]
+    requests = asked("passages", given.data, 200)
     if given.child == "ours":
         arms = bed.opened(folder / "base", folder / "tuned", given, batch_tokens=given.budget)
 
         def work() -> None:
-            arms.base.loglikelihood(asked)
+            arms.base.loglikelihood(requests)
     else:
         from transformers import AutoTokenizer
 
         words = AutoTokenizer.from_pretrained(folder / "base")
         model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
-        rows = [[1, *words(r.continuations[0], add_special_tokens=False)["input_ids"]] for r in asked]
+        rows = [[1, *words(r.continuations[0], add_special_tokens=False)["input_ids"]] for r in requests]
 
         def work() -> None:
             full_batches(model, rows, given.budget)
@@ -116,58 +133,68 @@ def child(given: Any, folder: Path, which: str, budget: int) -> dict[str, float]
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def race(kind: str, given: Any, arms: Arms, model: Any) -> dict[str, Any]:
+    """Both sides on one kind of text, both arms."""
+    requests = asked(kind, given.data, given.limit or 2000)
+    replies, ours = bed.timed(lambda: [arm.loglikelihood(requests) for arm in (arms.base, arms.tuned)])
+    text = arms.base.shared.text
+    plan = make_plan(parity.ask_loglikelihood(text, requests, arms.base.shared.context).sequences, 4096)
+    least = sum(bed.bound(arm.select(), plan) for arm in (arms.base, arms.tuned))
+    rows = [
+        (text.tokenizer(request.context + continuation, add_special_tokens=False)["input_ids"], reply.prompt_tokens)
+        for request, reply in zip(requests, replies[0], strict=True)
+        for continuation in request.continuations
+    ]
+    # an empty context is replaced by the token that ends a turn, so that the first token can be scored
+    rows = [(ids, first) if kind == "candidates" else ([1, *ids], first) for ids, first in rows]
+    with model.disable_adapter():
+        plain, first = bed.timed(lambda: loop(model, rows))
+    adapted, second = bed.timed(lambda: loop(model, rows))
+    mine = [[logprob for reply in arm for logprob in reply.logprobs] for arm in replies]
+    return {
+        "texts": len(rows),
+        "tokens": sum(len(ids) for ids, _ in rows),
+        "distinct_tokens": plan.tokens,
+        "seconds": {"ours": ours, "one text at a time": first + second},
+        "ratio": (first + second) / ours,
+        "largest_difference_nats": max(
+            abs(a - b) for us, them in zip(mine, (plain, adapted), strict=True) for a, b in zip(us, them, strict=True)
+        ),
+        "forward_only_bound_seconds": least,
+        "share_of_bound": least / ours,
+    }
+
+
 def main() -> None:
     given = bed.arguments(
         __doc__,
-        lambda options: options.add_argument(
-            "--budget", type=int, default=8192, help="tokens per batch in the memory part"
-        ),
+        lambda options: options.add_argument("--kinds", default="passages,candidates"),
+        lambda options: options.add_argument("--budget", type=int, default=8192, help="tokens per batch, memory part"),
         lambda options: options.add_argument("--child", help="internal: which side a memory process measures"),
         lambda options: options.add_argument("--child-folder", help="internal"),
     )
     if given.child:
         memory(given)
         return
-    count = given.limit or 2000
     with tempfile.TemporaryDirectory() as folder:
         base, tuned = bed.build(Path(folder), given)
         arms = bed.opened(base, tuned, given)
-        asked = [LogLikelihood(context="", continuations=(text,), per_token=True) for text in texts(given.data, count)]
-        replies, ours = bed.timed(lambda: [arm.loglikelihood(asked) for arm in (arms.base, arms.tuned)])
-        text = arms.base.shared.text
-        plan = make_plan(parity.ask_loglikelihood(text, asked, arms.base.shared.context).sequences, 4096)
-        least = 0.0
-        for arm in (arms.base, arms.tuned):
-            least += bed.bound(arm.select(), plan)
         with warnings.catch_warnings():  # peft asks transformers by a name that is going away
             warnings.simplefilter("ignore", FutureWarning)
-            model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), tuned)
+            peer = AutoModelForCausalLM.from_pretrained(base, dtype=arms.base.weights.causal.dtype).to(given.device)
+            model = PeftModel.from_pretrained(peer, tuned)
         model.eval()
-        rows = [[1, *text.tokenizer(r.continuations[0], add_special_tokens=False)["input_ids"]] for r in asked]
-        with model.disable_adapter():
-            plain, first = bed.timed(lambda: loop(model, rows))
-        adapted, second = bed.timed(lambda: loop(model, rows))
+        races = {kind: race(kind, given, arms, model) for kind in given.kinds.split(",")}
         peak = {which: child(given, Path(folder), which, given.budget) for which in ("ours", "full logits")}
-    seconds = {"ours": ours, "one text at a time": first + second}
     found = {
-        "texts": count,
-        "tokens": sum(map(len, rows)),
-        "distinct_tokens": plan.tokens,
-        "seconds": seconds,
-        "ratio": (first + second) / ours,
-        "largest_difference_nats": max(
-            abs(reply.logprobs[0] - other)
-            for mine, theirs in zip(replies, (plain, adapted), strict=True)
-            for reply, other in zip(mine, theirs, strict=True)
-        ),
-        "forward_only_bound_seconds": least,
-        "share_of_bound": least / ours,
+        **races,
         "memory_tokens_per_batch": given.budget,
         "memory": peak,
         "memory_share": peak["ours"]["over_model_mib"] / peak["full logits"]["over_model_mib"],
         "batch_tokens": arms.facts["batch_tokens"],
     }
-    bed.write(given, "token_loglikelihood", found, seconds, f"seconds for {count} texts × 2 arms")
+    bars = {f"{kind}: {who}": spent for kind, one in races.items() for who, spent in one["seconds"].items()}
+    bed.write(given, "token_loglikelihood", found, bars, "seconds, both arms")
 
 
 if __name__ == "__main__":

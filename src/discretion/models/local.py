@@ -38,7 +38,7 @@ TOLERANCE = {torch.float32: 1e-3}
 """Largest difference in nats, per token, between the fast path and the reference; 0.3 for half precision."""
 REFERENCE_PARAMETERS = 1_000_000_000
 """Up to this size the reference of a half-precision model is a float32 copy of it."""
-BUDGETS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+BUDGETS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 CALIBRATION_SECONDS = 3.0
 
 
@@ -494,7 +494,7 @@ def _reference(weights: Weights, tokens: Tokens, read: Read) -> NDArray[np.float
     """ln p at each position read, and at the end of the sequence with its own first token behind it."""
     at = np.append(np.arange(read.first - 1, len(tokens) - 1), len(tokens))
     logits = weights.own_logits(np.append(tokens, tokens[0]), at)
-    return logits.double().log_softmax(-1).cpu().numpy()
+    return logits.cpu().double().log_softmax(-1).numpy()
 
 
 def _difference(
@@ -526,7 +526,7 @@ def _cached_step(
         follow = [int(tokens[0]) for tokens in sequences]
         cache = align(rows, max(lengths) + 1)
         hidden = decoding.step(weights, cache, max(lengths), lengths, follow)
-        logp = weights.logits(hidden).log_softmax(-1).cpu().double().numpy()
+        logp = weights.logits(hidden).cpu().double().log_softmax(-1).numpy()
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
         return type(error).__name__
     # far down the tail half precision is off by much, and it does not matter
