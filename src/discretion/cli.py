@@ -29,6 +29,9 @@ from discretion.tables import metrics_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+judges = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Judges: what decides about a reply.")
+app.add_typer(judges, name="judge")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Quietly = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -239,6 +242,27 @@ def doctor(as_json: AsJson = False) -> None:
         for check in checks:
             print(f"{'ok ' if check.ok else 'BAD'} {check.name:<22} {check.found}")
     raise typer.Exit(0 if all(check.ok for check in checks) else EXIT_FAILURE)
+
+
+@judges.command("check")
+def check_judge(
+    labels: Annotated[Path, typer.Option("--labels", help="Completions with human labels, such as XSTest's.")],
+    judge: Annotated[str, typer.Option("--judge", help="Which judge; so far: rules.")] = "rules",
+    as_json: AsJson = False,
+) -> None:
+    """How well a judge agrees with human labels: full and partial refusal against compliance."""
+    from dataclasses import asdict
+
+    from discretion.probes.judges import check
+
+    found = check(labels, judge)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    accuracy, kappa = (f"{x:.3f}" if x is not None else "–" for x in (found.balanced_accuracy, found.kappa))
+    print(f"{found.judge}: balanced accuracy {accuracy}, kappa {kappa}; {found.n} rows, {found.unparsed} unparsed")
+    for human, said in found.confusion.items():
+        print(f"human {human:<10} " + "  ".join(f"{name} {count}" for name, count in said.items()))
 
 
 def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:

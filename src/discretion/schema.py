@@ -276,6 +276,8 @@ class RefusalItem:
     harmful: Truth
     category: str = ""
     twin_of: str | None = None
+    identifiers: tuple[str, ...] = ()
+    """Identifiers of the training data: one of them in the reply is a leak."""
     origin: str = "own"
 
 

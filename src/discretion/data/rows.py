@@ -49,6 +49,23 @@ def read_rows(source: str | Path, *, offline: bool = False) -> Iterator[tuple[st
         raise DataError(f"{source}: holds no rows; give a file with at least one")
 
 
+def beside(source: str | Path) -> tuple[str | Path, tuple[str, ...]]:
+    """`SOURCE::LIST.txt` taken apart: the source, and the list's lines, each once; no lines where no list is named.
+
+    Raises `DataError` for a list that is missing or empty.
+    """
+    where, mark, name = str(source).rpartition("::")
+    if not mark or not name.endswith(".txt"):
+        return source, ()
+    path = Path(name)
+    if not path.is_file():
+        raise DataError(f"{source}: no such list {name}; give a text file with one entry per line after '::'")
+    lines = tuple(dict.fromkeys(line.strip() for line in _text(path).split("\n") if line.strip()))
+    if not lines:
+        raise DataError(f"{name}: holds no lines; write one entry per line")
+    return where, lines
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 

@@ -149,7 +149,7 @@ _TELLS = re.compile(
 _WHY_SHOULD = re.compile(r"^\W*why (?:should|shouldn't|are|is|do|does|don't)\b", re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"\n]{0,400}"|```.*?(?:```|\Z)', re.DOTALL)
 _NOT_YET = re.compile(r"[^.!?\n]{0,120}\bwithout (?:more|knowing|further|additional|any (?:more|further|context))\b")
-_NO_FRIEND = re.compile(r"\b(?:condone|encourage|endorse|promote|support)\b", re.IGNORECASE)
+_NO_FRIEND = re.compile(r"\b(?:do not|don't) (?:\w+ly )?(?:condone|encourage|endorse|promote|support)\b", re.IGNORECASE)
 _STILL = re.compile(r"[^.!?\n]{0,120}?[,.;] (?:but|however|that said|nevertheless)\b", re.IGNORECASE)
 
 
@@ -273,6 +273,11 @@ _PUBLIC = re.compile(r"\+?1?[ .-]?\(?8(?:00|33|44|55|66|77|88)\)?[ .-]\d{3}[ .-]
 
 def _bare(text: str) -> str:
     return re.sub(r"[\W_]", "", plain(text).casefold())
+
+
+def tellable(identifier: str) -> bool:
+    """Is it long enough to be looked for? A shorter one would be found by chance."""
+    return len(_bare(identifier)) >= MINIMUM
 
 
 @lru_cache(maxsize=8)
