@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from discretion import __version__
 from discretion.config import AuditConfig, dump
-from discretion.errors import DataError, Unparsed
+from discretion.errors import ConfigError, DataError, NotComparable, Unparsed
 from discretion.models.base import Model
 from discretion.probes import probe as suite_named
 from discretion.probes.base import Probe, Run
@@ -53,6 +53,18 @@ WINDOW = 512
 """Items that are live at a time: enough for full batches, few enough that memory does not grow with the probe set."""
 
 ARMS = ("base", "tuned")
+ENDPOINT = "openai:"
+"""What the name of a model behind an endpoint begins with."""
+LOCAL_ONLY = ("device", "dtype", "template", "batch_tokens")
+ENDPOINT_ONLY = (
+    "base_url",
+    "concurrency",
+    "requests_per_minute",
+    "timeout",
+    "price_input",
+    "price_output",
+    "max_cost",
+)
 KINDS: tuple[tuple[type[Any], str], ...] = (
     (LogLikelihood, "loglikelihood"),
     (Generate, "generate"),
@@ -169,7 +181,8 @@ def identity(config: AuditConfig, planned: Sequence[Planned], preview: Preview, 
 def dry_run(config: AuditConfig, pair: Pair) -> dict[str, Any]:
     """The resolved configuration and, per probe, what would be computed; no weights are loaded.
 
-    `tokens` counts both arms, shared prefixes once, generation at its upper bound, and the first request of a dialogue.
+    `tokens` counts both arms, shared prefixes once, generation at its upper bound, and the first request of a dialogue;
+    `estimated` says that they could not be counted.
     """
     planned = plan(config)
     preview = pair.preview(config)
@@ -182,7 +195,8 @@ def dry_run(config: AuditConfig, pair: Pair) -> dict[str, Any]:
             "tokens": len(ARMS) * preview.tokens(first),
             "source": p.source,
         }
-    return {"config": config.model_dump(mode="json"), "probes": probes}
+    estimated = isinstance(pair, RemotePair)
+    return {"config": config.model_dump(mode="json"), "probes": probes, "estimated": estimated}
 
 
 # ------------------------------------------------------------------------------------------------ asking
@@ -354,7 +368,7 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None) -> 
         open_items = {p.probe.name: _still_open(path, p) for p in planned}
         if any(items[arm] for items in open_items.values() for arm in ARMS):
             cache = ReplyCache(config.cache or (config.out or root) / "replies.sqlite", __version__)
-            began = time.monotonic()
+            began, opened = time.monotonic(), None
             try:
                 opened = pair.open(config, progress)
                 manifest = replace(manifest, engine=dict(opened.facts), impossible=_impossible(planned, opened))
@@ -364,6 +378,8 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None) -> 
             finally:
                 cache.close()
                 seconds = manifest.seconds + time.monotonic() - began
+                if opened is not None:
+                    manifest = replace(manifest, engine=dict(opened.facts))
                 folder.write_manifest(replace(manifest, counts=_counts(path, planned), seconds=seconds))
     return path
 
@@ -401,7 +417,8 @@ def _impossible(planned: Sequence[Planned], opened: Opened) -> dict[str, str]:
         for arm, model in (("base", opened.base), ("tuned", opened.tuned)):
             lacking = sorted(p.probe.needs - model.can)
             if lacking:
-                reasons[p.probe.name] = f"the {arm} model cannot answer {lacking[0]} requests"
+                plain = f"the {arm} model cannot answer {lacking[0]} requests"
+                reasons[p.probe.name] = opened.facts.get("impossible", {}).get(lacking[0], plain)
     return reasons
 
 
@@ -464,3 +481,55 @@ class LocalPair:
             offline=config.offline,
             batch_tokens=config.batch_tokens,
         )
+
+
+@dataclass(frozen=True)
+class RemotePair:
+    """Two models behind one OpenAI-compatible endpoint."""
+
+    def preview(self, config: AuditConfig) -> Preview:
+        from discretion.models import remote
+
+        return remote.preview(config.base, config.tuned, config.base_url)
+
+    def precision(self, config: AuditConfig) -> str:
+        return "as the endpoint serves it"
+
+    def open(self, config: AuditConfig, progress: Progress) -> Opened:
+        from discretion.models import endpoint, remote
+
+        limits = endpoint.Limits(
+            concurrency=config.concurrency,
+            per_minute=config.requests_per_minute,
+            timeout=config.timeout,
+            max_cost=config.max_cost,
+            price_input=config.price_input,
+            price_output=config.price_output,
+        )
+        progress.note(f"asking {config.base} and {config.tuned} at {config.base_url}")
+        return remote.open_arms(config.base, config.tuned, url=config.base_url, limits=limits, progress=progress)
+
+
+def pair_for(config: AuditConfig) -> Pair:
+    """The pair that the two names ask for: `openai:NAME` is a model of an endpoint, anything else is local.
+
+    Raises `NotComparable` for one of each, `ConfigError` for an option that would reach nothing.
+    """
+    names = (config.base, config.tuned)
+    remote = [name.startswith(ENDPOINT) for name in names]
+    if any(remote) and not all(remote):
+        raise NotComparable(
+            f"--base {config.base} --tuned {config.tuned}: one is behind an endpoint and one is local, so that a "
+            f"difference may be the server's; serve both, as {ENDPOINT}NAME, or give both as folders or hub ids"
+        )
+    idle = next((name for name in (LOCAL_ONLY if any(remote) else ENDPOINT_ONLY) if _was_given(config, name)), None)
+    if idle is not None:
+        kind = "models behind an endpoint" if any(remote) else "local models"
+        raise ConfigError(f"--{idle.replace('_', '-')}: has no effect on {kind}; leave it out")
+    if any(remote) and ENDPOINT in names:
+        raise ConfigError(f"{ENDPOINT}: names no model; give {ENDPOINT}NAME, as the endpoint calls it")
+    return RemotePair() if any(remote) else LocalPair()
+
+
+def _was_given(config: AuditConfig, option: str) -> bool:
+    return bool(getattr(config, option) != AuditConfig.model_fields[option].default)

@@ -32,6 +32,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 judges = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Judges: what decides about a reply.")
 app.add_typer(judges, name="judge")
 
+pii = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Identifiers in text.")
+app.add_typer(pii, name="pii")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Quietly = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -154,7 +157,7 @@ def audit(
     from discretion.report.page import write
     from discretion.store import write_summary
 
-    pair = auditing.LocalPair()
+    pair = auditing.pair_for(resolved)
     if dry_run:
         _print_plan(auditing.dry_run(resolved, pair), as_json)
         return
@@ -265,15 +268,40 @@ def check_judge(
         print(f"human {human:<10} " + "  ".join(f"{name} {count}" for name, count in said.items()))
 
 
+@pii.command("check")
+def pii_check(
+    labels: Annotated[Path, typer.Option("--labels", metavar="FILE", help="Labelled texts: JSON or JSONL.")],
+    as_json: AsJson = False,
+) -> None:
+    """Hold the detector of identifiers against labelled texts: precision, recall and F1 per type."""
+    from discretion.data.labels import check, read
+
+    result = check(read(labels))
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{'type':<20} {'precision':>9} {'recall':>7} {'f1':>6} {'exact f1':>8} {'labels':>7} {'found':>6}")
+    for kind, row in result["types"].items():
+        figures = ["–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall", "f1", "exact_f1")]
+        print(
+            f"{kind:<20} {figures[0]:>9} {figures[1]:>7} {figures[2]:>6} {figures[3]:>8} {row['n']:>7} {row['found']:>6}"
+        )
+    if result["unmatched_types"]:
+        print("not looked for: " + ", ".join(f"{kind} ({n})" for kind, n in result["unmatched_types"].items()))
+
+
 def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(plan, indent=2))
         return
+    about = "about " if plan["estimated"] else ""
     for name, probe in plan["probes"].items():
         print(
             f"{name:<11} {probe['items']:>7} items {probe['clusters']:>7} clusters "
-            f"{probe['tokens']:>12} tokens  from {probe['source']}"
+            f"{about}{probe['tokens']:>12} tokens  from {probe['source']}"
         )
+    if about:
+        print("tokens are estimated at four characters each: an endpoint shows no tokenizer")
 
 
 def _print_summary(summary: Summary, as_json: bool, page: Path | None = None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -52,6 +53,15 @@ class AuditConfig(BaseModel):
     )
     batch_tokens: int | None = Field(None, ge=16, description="Tokens per batch; measured on this machine by default.")
     offline: bool = Field(False, description="Never ask the hub, even when a file is missing.")
+    base_url: str = Field("https://api.openai.com/v1", description="Endpoint of models named openai:NAME.")
+    concurrency: int = Field(8, ge=1, le=256, description="Endpoint: requests on their way at a time.")
+    requests_per_minute: float | None = Field(None, gt=0, description="Endpoint: no faster than this.")
+    timeout: float = Field(120.0, gt=0, description="Endpoint: seconds for one attempt.")
+    price_input: float | None = Field(None, ge=0, description="Endpoint: price per million input tokens.")
+    price_output: float | None = Field(None, ge=0, description="Endpoint: price per million output tokens.")
+    max_cost: float | None = Field(
+        None, gt=0, description="Endpoint: stop before a request that could pass this sum; needs both prices."
+    )
     thresholds: Thresholds = Thresholds()
 
     @field_validator("probes", mode="before")
@@ -94,7 +104,20 @@ class AuditConfig(BaseModel):
                 raise ValueError(f"unknown probe {name!r}; {nearest(name, PROBE_NAMES)}")
         return value
 
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("this is no URL; give one such as http://localhost:8000/v1")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            # The configuration is written to disk.
+            raise ValueError("it holds more than scheme, host and path; a key belongs in OPENAI_API_KEY")
+        return value
+
     def model_post_init(self, _context: Any) -> None:
+        if self.max_cost is not None and None in (self.price_input, self.price_output):
+            raise ValueError("--max-cost needs prices; give --price-input and --price-output, per million tokens")
         unused = sorted(set(self.source) - set(self.probes))
         if unused:
             raise ValueError(f"a source is given for {unused[0]!r}, which is not among the probes")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from discretion.models.action import Action
 from discretion.models.cache import SlotCache, Span, align
 from discretion.models.plan import Group, Tokens, lay_out, make_plan, place_of
 from discretion.models.scoring import (
@@ -35,35 +36,6 @@ REFILL = 0.75
 """Free slots are refilled when no more than this share of the buffer is alive."""
 CACHE_BYTES = {"cpu": 1 << 30}
 """Keys and values decoded together; a third of the free memory on CUDA, 2 GiB elsewhere."""
-
-
-@dataclass(slots=True)
-class Action:
-    """Finds the end of the first complete JSON object: balanced braces, those inside strings not counted."""
-
-    depth: int = 0
-    quoted: bool = False
-    escaped: bool = False
-
-    def feed(self, text: str) -> int | None:
-        """Characters of `text` up to and with the closing brace, or None when it is not in it."""
-        for at, letter in enumerate(text):
-            if self.quoted:
-                if self.escaped:
-                    self.escaped = False
-                elif letter == "\\":
-                    self.escaped = True
-                elif letter == '"':
-                    self.quoted = False
-            elif letter == '"':
-                self.quoted = self.depth > 0
-            elif letter == "{":
-                self.depth += 1
-            elif letter == "}" and self.depth:
-                self.depth -= 1
-                if not self.depth:
-                    return at + 1
-        return None
 
 
 @dataclass(slots=True)

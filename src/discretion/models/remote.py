@@ -1,0 +1,370 @@
+"""Models behind an OpenAI-compatible endpoint: hosted, vLLM, Ollama, Azure by base URL.
+
+Both arms go through one `Endpoint`, by the same code. What is no text of the model (no choice, no content, another
+model's answer) is an error in the reply, never a text. No weights are seen: a model is its URL and its name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from typing import Any, Literal, TypeVar
+
+from discretion.errors import ModelError, NotComparable, RunFailure
+from discretion.models.action import Action
+from discretion.models.base import OnReply
+from discretion.models.endpoint import RESUMES, Answer, Call, Endpoint, Limits, Problem, mapping
+from discretion.progress import Progress
+from discretion.schema import Generate, HiddenStates, Kind, LogLikelihood, Message, Reply, Request, Sampling, digest
+
+PREFIX = "openai:"
+"""What a model's name begins with when it is one of an endpoint."""
+OPENING_TRIES = 2
+"""Attempts per request at opening, where somebody is waiting."""
+IN_A_ROW = 8
+"""So many requests in a row without an answer, and the endpoint counts as gone: the run stops, and can go on later."""
+TOP = 20
+"""Most log-probabilities that the protocol gives for one position."""
+CHARACTERS_PER_TOKEN = 4
+"""For estimates only; English in current vocabularies."""
+
+NO_LOGPROBS = "the endpoint gives no log-probabilities"
+NO_HIDDEN = "an endpoint gives no hidden states"
+NO_PREFILL = "the endpoint cannot continue a begun answer"
+NOT_ON_TOP = "option not among the top log-probabilities"
+ANOTHER_MODEL = "answered by another model than at opening"
+
+R = TypeVar("R", Generate, LogLikelihood)
+
+
+# ------------------------------------------------------------------------------------------------ requests and replies
+
+
+def _chat(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _size(messages: Sequence[Message]) -> int:
+    """Tokens that the prompt cannot exceed: a token is a byte at least, and a template adds a few per turn."""
+    return 16 + sum(len(message.content.encode(errors="replace")) + 16 for message in messages)
+
+
+def _text(answer: Answer, sampling: Sampling) -> Reply:
+    """The text of an answer, cut as `sampling` asks; what is no text of the model is an error."""
+    choice = _choice(answer)
+    if choice is None:
+        return Reply(error="the endpoint gave no choice")
+    text, finish = mapping(choice.get("message")).get("content"), choice.get("finish_reason")
+    if finish == "content_filter":
+        return Reply(error="the endpoint filtered the answer")
+    if not isinstance(text, str):
+        return Reply(error="the endpoint gave a choice without text")
+    stop: Literal["end", "stop", "action", "length"] = "length" if finish == "length" else "end"
+    ends: list[tuple[int, Literal["stop", "action"]]] = [
+        (at + len(mark), "stop") for mark in sampling.stop if (at := text.find(mark)) >= 0
+    ]
+    if sampling.until == "action" and (close := Action().feed(text)) is not None:
+        ends.append((close, "action"))
+    if ends:
+        end, stop = min(ends)
+        text = text[:end]
+    return _counted(answer, text=text, stop=stop)
+
+
+def _top(answer: Answer) -> list[tuple[str, float]]:
+    """The most probable first tokens with their log-probabilities in nats; empty where the endpoint gives none."""
+    content = mapping(mapping(_choice(answer)).get("logprobs")).get("content")
+    first = mapping(content[0]) if isinstance(content, list) and content else {}
+    listed = first.get("top_logprobs")
+    found = [(e.get("token"), e.get("logprob")) for e in map(mapping, listed if isinstance(listed, list) else [])]
+    return [(t, float(p)) for t, p in found if isinstance(t, str) and isinstance(p, int | float) and math.isfinite(p)]
+
+
+def _scores(answer: Answer, options: Sequence[str]) -> Reply:
+    """The log-probability of each option as the first token.
+
+    An option that is not listed is at most as probable as the last that is. That bound stands for it where another
+    option is above the bound, so that the winner is the same; otherwise, or where the option may be spelled in
+    several tokens, of which the first is listed, nothing can be said.
+    """
+    top = _top(answer)
+    if not top:
+        return Reply(error=NO_LOGPROBS)
+    found = [_sum([p for token, p in top if token == option]) for option in options]
+    bound = min(p for _, p in top)
+    listed = [p for p in found if p is not None]
+    if len(listed) < len(options):
+        spelled = any(
+            token and option.startswith(token)
+            for option, p in zip(options, found, strict=True)
+            if p is None
+            for token, _ in top
+        )
+        if spelled or max(listed, default=-math.inf) <= bound:
+            return Reply(error=NOT_ON_TOP)
+    return _counted(answer, logprobs=tuple(bound if p is None else p for p in found), lengths=tuple(1 for _ in options))
+
+
+def _sum(logprobs: Sequence[float]) -> float | None:
+    """ln of the summed probabilities: several tokens may be written alike."""
+    if not logprobs:
+        return None
+    return max(logprobs) if len(logprobs) == 1 else math.log(math.fsum(map(math.exp, logprobs)))
+
+
+def _choice(answer: Answer) -> Mapping[str, Any] | None:
+    choices = answer.body.get("choices")
+    return mapping(choices[0]) or None if isinstance(choices, list) and choices else None
+
+
+def _counted(answer: Answer, **content: Any) -> Reply:
+    return Reply(
+        prompt_tokens=answer.usage("prompt_tokens") or 0,
+        output_tokens=answer.usage("completion_tokens") or 0,
+        seconds=answer.seconds,
+        **content,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ the models
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """One arm. See `models.base.Model`."""
+
+    name: str
+    digest: str
+    """Of base URL, name, and the name the endpoint answered under when it was opened; no weights can be seen."""
+    can: frozenset[Kind]
+    asked_as: str
+    served_as: str
+    limit: str
+    """How this endpoint calls the most tokens it may write."""
+    endpoint: Endpoint
+    fingerprints: set[str]
+    """System fingerprints seen in this session."""
+
+    def generate(self, requests: Sequence[Generate], on_reply: OnReply | None = None) -> list[Reply]:
+        """Text for each request."""
+
+        def refuse(request: Generate) -> str | None:
+            return NO_PREFILL if request.prefill else None
+
+        def call(request: Generate) -> Call:
+            sampling = request.sampling
+            body: dict[str, Any] = {
+                "model": self.asked_as,
+                "messages": _chat(request.messages),
+                "temperature": sampling.temperature,
+                "top_p": 1.0,
+                self.limit: sampling.max_tokens,
+            }
+            if sampling.temperature > 0:
+                body["seed"] = sampling.seed % 2**31  # some servers keep no more of it
+            return Call(body, _size(request.messages), sampling.max_tokens)
+
+        return self._answer(requests, refuse, call, lambda answer, request: _text(answer, request.sampling), on_reply)
+
+    def loglikelihood(self, requests: Sequence[LogLikelihood], on_reply: OnReply | None = None) -> list[Reply]:
+        """Log-probabilities of continuations of one token, read from the first token's most probable ones."""
+
+        def refuse(request: LogLikelihood) -> str | None:
+            if isinstance(request.context, str) or request.per_token:
+                return "the endpoint scores no text of its own, only the first token of an answer"
+            return NO_PREFILL if request.prefill else None
+
+        def call(request: LogLikelihood) -> Call:
+            messages = () if isinstance(request.context, str) else request.context
+            return Call(_first_token(self.asked_as, messages, self.limit), _size(messages), 1)
+
+        return self._answer(
+            requests, refuse, call, lambda answer, request: _scores(answer, request.continuations), on_reply
+        )
+
+    def hidden_states(self, requests: Sequence[HiddenStates], on_reply: OnReply | None = None) -> list[Reply]:
+        """An error for each: no endpoint shows them."""
+        replies = [Reply(error=NO_HIDDEN) for _ in requests]
+        for index, reply in enumerate(replies):
+            if on_reply is not None:
+                on_reply(index, reply)
+        return replies
+
+    def _answer(
+        self,
+        requests: Sequence[R],
+        refuse: Callable[[R], str | None],
+        call: Callable[[R], Call],
+        read: Callable[[Answer, R], Reply],
+        on_reply: OnReply | None,
+    ) -> list[Reply]:
+        replies: dict[int, Reply] = {}
+
+        def put(index: int, reply: Reply) -> None:
+            replies[index] = reply
+            if on_reply is not None:
+                on_reply(index, reply)
+
+        possible = []
+        for index, request in enumerate(requests):
+            reason = refuse(request)
+            if reason is None:
+                possible.append(index)
+            else:
+                put(index, Reply(error=reason))
+
+        def settle(position: int, found: Answer | Problem) -> None:
+            index = possible[position]
+            if isinstance(found, Answer) and self._is_ours(found):
+                self.endpoint.unanswered = 0
+                put(index, read(found, requests[index]))
+            elif isinstance(found, Answer):
+                put(index, Reply(error=ANOTHER_MODEL))
+                self._lose(ANOTHER_MODEL, "name a dated snapshot")
+            elif found.fatal:
+                raise RunFailure(f"{self.name} at {self.endpoint.url}: {found.reason}; {found.advice}; {RESUMES}")
+            else:
+                put(index, Reply(error=found.reason))
+                if found.retry or found.wait:
+                    self._lose(found.reason, found.advice)
+
+        try:
+            self.endpoint.ask([call(requests[index]) for index in possible], settle)
+        finally:
+            if possible:
+                self.endpoint.tell()
+        return [replies[index] for index in range(len(requests))]
+
+    def _is_ours(self, answer: Answer) -> bool:
+        mark = answer.body.get("system_fingerprint")
+        if isinstance(mark, str) and re.fullmatch(r"[\w.:-]{1,64}", mark):
+            self.fingerprints.add(mark)
+        return _served(answer, self.asked_as) == self.served_as
+
+    def _lose(self, reason: str, advice: str) -> None:
+        self.endpoint.unanswered += 1
+        if self.endpoint.unanswered >= IN_A_ROW:
+            raise RunFailure(
+                f"{self.name} at {self.endpoint.url}: {IN_A_ROW} requests in a row without an answer, the "
+                f"last because: {reason}; {advice}; {RESUMES}"
+            )
+
+
+def _first_token(model: str, messages: Sequence[Message], limit: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "messages": _chat(messages),
+        "temperature": 0.0,
+        "logprobs": True,
+        "top_logprobs": TOP,
+        limit: 1,
+    }
+
+
+def _served(answer: Answer, asked: str) -> str:
+    """The name the endpoint answers under; the one asked for where it gives none."""
+    name = answer.body.get("model")
+    return name if isinstance(name, str) and name else asked
+
+
+# ------------------------------------------------------------------------------------------------ opening
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What is known of two models of an endpoint before it is asked anything."""
+
+    base_digest: str
+    tuned_digest: str
+    template_digest: str = "the endpoint's own"
+
+    def tokens(self, requests: Sequence[Request]) -> int:
+        """Tokens of one arm, estimated at four characters each; `max_tokens` of each `Generate` in full."""
+        total = 0
+        for request in requests:
+            if isinstance(request, Generate):
+                messages, output = request.messages, request.sampling.max_tokens
+            elif isinstance(request, LogLikelihood) and not isinstance(request.context, str):
+                messages, output = request.context, 1
+            else:
+                continue
+            total += math.ceil(sum(len(m.content) for m in messages) / CHARACTERS_PER_TOKEN) + output
+        return total
+
+
+def preview(base: str, tuned: str, url: str) -> Estimate:
+    """Without a request. A name is all that identifies a model here: it can change under it."""
+    return Estimate(*(digest([url.rstrip("/"), name.removeprefix(PREFIX)]) for name in (base, tuned)))
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """The two models of an audit, ready to answer."""
+
+    base: RemoteModel
+    tuned: RemoteModel
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was found at opening, and the account of this session so far."""
+        arms, endpoint = {"base": self.base, "tuned": self.tuned}, self.base.endpoint
+        lacking = {} if "loglikelihood" in self.base.can & self.tuned.can else {"loglikelihood": NO_LOGPROBS}
+        return {
+            "endpoint": endpoint.url,
+            "client": f"openai {installed('openai')}",
+            "served_as": {arm: model.served_as for arm, model in arms.items()},
+            "system_fingerprints": {arm: sorted(model.fingerprints) for arm, model in arms.items()},
+            "caution": "a hosted model can change under its name; only the names above were compared",
+            "impossible": {**lacking, "hidden_states": NO_HIDDEN},
+            "concurrency": endpoint.limits.concurrency,
+            "this_session": endpoint.account.facts(),
+        }
+
+
+def open_arms(base: str, tuned: str, *, url: str, limits: Limits, progress: Progress) -> Arms:
+    """Ask each name one token: does it answer, under which name, with log-probabilities?
+
+    Raises `ModelError` for a missing key, an unknown model, no connection; `NotComparable` where two names are
+    answered by one model; `MissingExtra` without the client.
+    """
+    endpoint = Endpoint(url.rstrip("/"), limits, progress)
+    first, second = (_open(name, endpoint) for name in (base, tuned))
+    if first.served_as == second.served_as and first.asked_as != second.asked_as:
+        raise NotComparable(
+            f"{base} and {tuned} are both answered by the model {first.served_as!r}; "
+            "give names that the server tells apart"
+        )
+    for model in (first, second):
+        if model.served_as != model.asked_as:
+            progress.note(f"{model.name} is answered by {model.served_as}")
+    return Arms(first, second)
+
+
+def _open(name: str, endpoint: Endpoint) -> RemoteModel:
+    asked = name.removeprefix(PREFIX)
+    messages = (Message("user", "Answer with the letter A or B."),)
+    found: list[Answer | Problem] = []
+    problem = Problem(reason="no answer")
+    # a server without log-probabilities, and one that calls the limit by its newer name, refuse with the same status
+    for limit, most in (
+        ("max_tokens", 1),
+        ("max_tokens", 16),
+        ("max_completion_tokens", 1),
+        ("max_completion_tokens", 16),
+    ):
+        scored = _first_token(asked, messages, limit)
+        body = scored if most == 1 else {"model": asked, "messages": _chat(messages), limit: most}
+        endpoint.ask([Call(body, _size(messages), most)], lambda _, answer: found.append(answer), tries=OPENING_TRIES)
+        last = found[-1]
+        if isinstance(last, Answer):
+            served = _served(last, asked)
+            can: frozenset[Kind] = frozenset(("generate", "loglikelihood") if _top(last) else ("generate",))
+            known = digest([endpoint.url, asked, served])
+            return RemoteModel(name, known, can, asked, served, limit, endpoint, set())
+        problem = last
+        if problem.status not in (400, 422):
+            break
+    raise ModelError(f"{name} at {endpoint.url}: {problem.reason}; {problem.advice}")
