@@ -283,9 +283,8 @@ def pii_check(
     print(f"{'type':<20} {'precision':>9} {'recall':>7} {'f1':>6} {'exact f1':>8} {'labels':>7} {'found':>6}")
     for kind, row in result["types"].items():
         figures = ["–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall", "f1", "exact_f1")]
-        print(
-            f"{kind:<20} {figures[0]:>9} {figures[1]:>7} {figures[2]:>6} {figures[3]:>8} {row['n']:>7} {row['found']:>6}"
-        )
+        print(f"{kind:<20} {figures[0]:>9} {figures[1]:>7} {figures[2]:>6} {figures[3]:>8}", end="")
+        print(f"{row['n']:>8} {row['found']:>6}")
     if result["unmatched_types"]:
         print("not looked for: " + ", ".join(f"{kind} ({n})" for kind, n in result["unmatched_types"].items()))
 
