@@ -66,6 +66,7 @@ class Account:
     output_tokens: int = 0
     reserved: float = 0.0
     """Upper bound of the cost of what is on its way."""
+    underway: int = 0
 
     def cost(self, prompt: int, output: int) -> float:
         """0 where there are no prices."""
@@ -327,6 +328,7 @@ class Endpoint:
             await asyncio.sleep(wait)
         account.requests += 1
         account.reserved += bound
+        account.underway += 1
         try:
             found = await _attempt(client, call, self.limits.timeout)
         except asyncio.CancelledError:
@@ -334,6 +336,7 @@ class Endpoint:
             raise
         finally:
             account.reserved -= bound
+            account.underway -= 1
         if isinstance(found, Answer):
             prompt, output = found.usage("prompt_tokens"), found.usage("completion_tokens")
             account.add(
@@ -351,12 +354,12 @@ class Endpoint:
         """Seconds until a request of this cost may go; 0 when it may go now."""
         now, most, account = time.monotonic(), self.limits.max_cost, self.account
         if most is not None and account.spent + account.reserved + bound > most:
-            if account.spent + bound > most:
+            if not account.underway:
                 raise RunFailure(
                     f"--max-cost {most:g}: {account.spent:.4f} is spent in {account.requests} requests, and the next "
                     f"one could cost up to {bound:.4f}; {RESUMES} with the same sum anew"
                 )
-            return 0.02  # what is on its way will cost less than its bound
+            return 0.02  # what is on its way is paid for, and will cost less than its bound
         if now < self.closed_until:
             return self.closed_until - now
         return self.bucket.wait(now) if self.bucket else 0.0

@@ -242,7 +242,7 @@ class RemoteModel:
         mark = answer.body.get("system_fingerprint")
         if isinstance(mark, str) and re.fullmatch(r"[\w.:-]{1,64}", mark):
             self.fingerprints.add(mark)
-        return _served(answer, self.asked_as) == self.served_as
+        return _served(answer, self.served_as) == self.served_as
 
     def _lose(self, reason: str, advice: str) -> None:
         self.endpoint.unanswered += 1
@@ -264,10 +264,10 @@ def _first_token(model: str, messages: Sequence[Message], limit: str) -> dict[st
     }
 
 
-def _served(answer: Answer, asked: str) -> str:
-    """The name the endpoint answers under; the one asked for where it gives none."""
+def _served(answer: Answer, otherwise: str) -> str:
+    """The name that stands in the answer, where there is one."""
     name = answer.body.get("model")
-    return name if isinstance(name, str) and name else asked
+    return name if isinstance(name, str) and name else otherwise
 
 
 # ------------------------------------------------------------------------------------------------ opening
