@@ -287,6 +287,10 @@ def test_an_option_that_is_not_listed_gets_its_bound_where_the_winner_stays():
     assert scored([("A", -0.1), ("x", -2.0), ("y", -9.0)], "A", "B").logprobs == (-0.1, -9.0)
 
 
+def test_a_placeholder_is_no_measurement():
+    assert scored([("A", -0.1), ("x", -7.0), ("B", -9999.0)], "A", "B").logprobs == (-0.1, -7.0)
+
+
 @pytest.mark.parametrize(
     ("top", "words"),
     [

@@ -31,6 +31,9 @@ TOP = 20
 CHARACTERS_PER_TOKEN = 4
 """For estimates only; English in current vocabularies."""
 
+PLACEHOLDER = -9999.0
+"""What servers write for a token that they have no number for."""
+
 NO_LOGPROBS = "the endpoint gives no log-probabilities"
 NO_HIDDEN = "an endpoint gives no hidden states"
 NO_PREFILL = "the endpoint cannot continue a begun answer"
@@ -80,7 +83,8 @@ def _top(answer: Answer) -> list[tuple[str, float]]:
     first = mapping(content[0]) if isinstance(content, list) and content else {}
     listed = first.get("top_logprobs")
     found = [(e.get("token"), e.get("logprob")) for e in map(mapping, listed if isinstance(listed, list) else [])]
-    return [(t, float(p)) for t, p in found if isinstance(t, str) and isinstance(p, int | float) and math.isfinite(p)]
+    numbers = [(t, float(p)) for t, p in found if isinstance(t, str) and isinstance(p, int | float)]
+    return [(t, p) for t, p in numbers if math.isfinite(p) and p > PLACEHOLDER]
 
 
 def _scores(answer: Answer, options: Sequence[str]) -> Reply:
