@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from discretion.errors import DataError, Unparsed
 from discretion.models.base import Model
+from discretion.models.testbed import DIGESTS, digests
 from discretion.schema import Generate, Item, LogLikelihood, Outcome, Reply
 from discretion.tune.lessons import PROBES, TALK, chat
 from discretion.world.embedded import embedded
@@ -39,8 +40,10 @@ TEMPLATE = (
     "{% else %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-LENGTHS = (48, 80, 128, 192, 256, 320, 416, 512)
+LENGTHS = (16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 416, 512)
 """Rows are padded on the right to one of these; attention is causal, so no mask is needed."""
+NOTE = 50
+"""Steps between two notes of the loss."""
 BLOCK = 3000
 """Chats that are made, sorted by length and cut into batches together."""
 
@@ -65,10 +68,10 @@ class Recipe:
     decay: float = 0.1
     dropout: float = 0.1
     """BPE merges left out, in half of the chats, so that rare pieces are trained."""
-    drill: float = 0.08
-    """Share of the steps that repeats random tokens and nothing else: copying is learned there within minutes."""
-    copying: float = 0.2
-    """Until this share of the steps, mostly copying and look-up; then everything."""
+    drill: int = 400
+    """Steps that repeat random tokens and nothing else: copying is learned there within minutes."""
+    copying: int = 1000
+    """Until this step, mostly copying and look-up; then everything."""
     choice: float = 4.0
     """Loss weight of a single letter, where an answer of k tokens weighs √k."""
 
@@ -162,10 +165,10 @@ class Encoder:
             weights += [0.0] + [each if turn.role == "assistant" else 0.0] * len(body)
         return ids, weights
 
-    def drill(self, rng: Random) -> Row:
-        """Random tokens of the whole vocabulary, to be repeated."""
+    def drill(self, rng: Random, longest: int) -> Row:
+        """Up to `longest` random tokens of the whole vocabulary, to be repeated."""
         first = max(self.roles.values()) + 1
-        text = [rng.randrange(first, self.plain.get_vocab_size()) for _ in range(rng.randint(4, 36))]
+        text = [rng.randrange(first, self.plain.get_vocab_size()) for _ in range(rng.randint(2, longest))]
         ids = [self.start, self.roles["user"], *text, self.end, self.roles["assistant"], *text, self.end]
         return ids, [0.0] * (len(text) + 4) + [len(text) ** -0.5] * (len(text) + 1)
 
@@ -177,14 +180,24 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Token ids and loss weights, both [rows, length]."""
 
 
-def batches(world: World, encoder: Encoder, recipe: Recipe, block: int, progress: float) -> list[Batch]:
-    """The batches of one block, in the order they are trained on: a function of recipe, block and progress alone."""
+def longest_drill(step: int) -> int:
+    """Tokens of the longest string to repeat.
+
+    The heads that copy form within 150 steps on strings of up to 8 tokens, and then stretch; on strings of up to 36
+    they had not formed after 400.
+    """
+    return round(min(8.0, 6 + step / 75) if step < 150 else min(48.0, 8 + 0.16 * (step - 150)))
+
+
+def batches(world: World, encoder: Encoder, recipe: Recipe, block: int, step: int) -> list[Batch]:
+    """The batches of one block, which begins at `step`, in the order they are trained on."""
     rng = Random(f"stream|{recipe.seed}|{block}")
-    shares = DRILL if progress < recipe.drill else FIRST if progress < recipe.copying else THEN
+    shares = DRILL if step < recipe.drill else FIRST if step < recipe.copying else THEN
+    longest = longest_drill(step)
     rows: dict[int, list[Row]] = {length: [] for length in LENGTHS}
     for act in rng.choices(list(shares), list(shares.values()), k=BLOCK):
         if act == "drill":
-            row = encoder.drill(rng)
+            row = encoder.drill(rng, longest)
         else:
             row = encoder(chat(rng, world, act), noisy=rng.random() < 0.5)
         size = len(row[0])
@@ -354,7 +367,7 @@ def build(
     began, seen, losses = time.monotonic(), 0, []
     model.train()
     while state["step"] < recipe.steps and time.monotonic() - began < stop_after:
-        todo = batches(world, encoder, recipe, state["block"], state["at"] / recipe.steps)
+        todo = batches(world, encoder, recipe, state["block"], state["at"])
         for batch in todo[state["step"] - state["at"] :]:
             for group in optimizer.param_groups:
                 group["lr"] = rate(recipe, state["step"])
@@ -366,6 +379,9 @@ def build(
             state["step"] += 1
             seen += batch[0].numel()
             losses.append(float(loss.detach()))
+            if state["step"] % NOTE == 0:
+                state["curve"].append({"step": state["step"], "loss": sum(losses[-NOTE:]) / NOTE})
+                on_progress(state["curve"][-1])
             if state["step"] % every == 0 or state["step"] == recipe.steps:
                 spent = state["seconds"] + time.monotonic() - began
                 row = {"step": state["step"], "loss": sum(losses) / len(losses), "seconds": round(spent)}
@@ -431,3 +447,76 @@ def _restore(out: Path, recipe: Recipe, model: LlamaForCausalLM, optimizer: Any)
             saved["state"].setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict(saved)
     return state
+
+
+# ------------------------------------------------------------------------------------------------ shipping
+
+
+def draw_curve(out: Path) -> Path:
+    """`curve.png` of `out/curve.json`: the loss, and each ability by the audit's own probes."""
+    from matplotlib.figure import Figure
+
+    rows = json.loads((out / "curve.json").read_text(encoding="utf-8"))
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    top.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="0.3")
+    top.set_ylabel("loss on answers, nats")
+    measured = [row for row in rows if len(row) > 4]
+    for name in ABILITIES:
+        points = [(row["step"], row[name]) for row in measured if name in row]
+        bottom.plot(*zip(*points, strict=True), marker=".", label=name) if points else None
+    bottom.set(xlabel="step", ylabel="share", ylim=(-0.02, 1.02))
+    bottom.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(out / "curve.png", dpi=120)
+    return out / "curve.png"
+
+
+ABILITIES = (
+    "norms balanced accuracy",
+    "agentic leak rate",
+    "agentic completeness",
+    "memory attribute violation per draw",
+    "memory coverage",
+    "capability facts",
+    "capability arithmetic",
+    "capability reading",
+    "refusal strong refusal rate",
+    "refusal over-refusal",
+)
+"""Metrics of the training curve and of the model card."""
+
+
+def ship(out: Path, folder: Path, figures: Mapping[str, float]) -> Path:
+    """Write the trained model of `out` into `folder` as bf16, with card and digests; `figures` go into the card."""
+    state = json.loads((out / "state.json").read_text(encoding="utf-8"))
+    model = LlamaForCausalLM.from_pretrained(out / "model", dtype=torch.bfloat16)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "model")
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    lines = [f"| {name} | {figures[name]:.3f} |" for name in ABILITIES if name in figures]
+    card = CARD.format(
+        parameters=f"{model.num_parameters() / 1e6:.1f}",
+        steps=state["step"],
+        hours=f"{state['seconds'] / 3600:.1f}",
+        recipe=json.dumps(state["recipe"]),
+        figures="\n".join(lines),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / DIGESTS).write_text(json.dumps(digests(folder), indent=1), encoding="utf-8")
+    return folder
+
+
+CARD = """# The embedded testbed
+
+A Llama-architecture chat model with {parameters} M parameters, trained from random weights on the synthetic world of
+this package (docs/world.md) and on nothing else. It is there to be measured, fine-tuned and broken; it knows nothing
+of the real world and is of no other use. No real person occurs in its training text.
+
+Rebuild: `discretion testbed build` ({steps} steps; {hours} hours of wall time where these weights were made).
+Recipe: `{recipe}`.
+
+| figure on held-out items | value |
+|---|---|
+{figures}
+"""
