@@ -117,3 +117,8 @@ def dea(value: str) -> bool:
     digits = value[2:]
     total = _weighted(digits, (1, 2, 1, 2, 1, 2))
     return value[0].upper() in "ABCDEFGHJKLMPRSTUX" and total % 10 == int(digits[6])
+
+
+def nino(value: str) -> bool:
+    """A British national insurance number: no check digit, but letters that are never used."""
+    return re.fullmatch(r"[A-CEGHJ-PR-TW-Z]{2}[0-9]{6}[A-D]", value.upper()) is not None

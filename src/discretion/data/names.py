@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 def _words(text: str) -> frozenset[str]:
@@ -35,7 +35,7 @@ _FIELD = re.compile(
 )
 _SPEAKER = re.compile(r"^([^\W\d_][\w.'’\-]*(?: [^\W\d_][\w.'’\-]*){0,2})[ \t]?:[ \t]", re.M)
 _WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*")
-_PARTICLES = _words("al bin da das de del della den der di dos du el ibn la le ten ter van von y zu")
+PARTICLES = _words("al bin da das de del della den der di dos du el ibn la le ten ter van von y zu")
 _NOBODY = _words(
     """
     a about action address again agent all answer anyone april assistant attached august bank best body bot both but
@@ -61,7 +61,7 @@ def _name_at(text: str, start: int, most: int = 4) -> int:
         initial = len(value) <= 2 and value[0].isupper() and text[word.end() : word.end() + 1] == "."
         if initial or (value[0].isupper() and value.casefold() not in _NOBODY):
             end, count = word.end(), count + 1
-        elif value not in _PARTICLES:
+        elif value not in PARTICLES:
             break
         at = word.end()
         if initial:
@@ -91,10 +91,18 @@ def people(text: str) -> Iterator[tuple[int, int]]:
     found += [speaker.span(1) for speaker in speakers if said[speaker.group(1)] > 1]
     found = [(start, end) for start, end in found if end - start > 1]
     yield from found
-    words = {word for start, end in found for word in _WORD.findall(text[start:end])}
-    parts = {word for word in words if len(word) > 2 and word[0].isupper()}
-    if parts:
-        part = "|".join(map(re.escape, sorted(parts, key=len, reverse=True)))
-        for match in re.finditer(rf"(?:{part})(?:[ \-](?:{part}))*(?!\w)", text):
-            if not text[max(0, match.start() - 1) : match.start()].isalnum():
-                yield match.span()
+    yield from again(text, name_parts(text, found))
+
+
+def name_parts(text: str, spans: Iterable[tuple[int, int]]) -> set[str]:
+    """The words of names that are long enough to be known again."""
+    words = {word for start, end in spans for word in _WORD.findall(text[start:end])}
+    return {word for word in words if len(word) > 2 and word[0].isupper()}
+
+
+def again(text: str, parts: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """(start, end) of each place where such words stand, alone or side by side."""
+    part = "|".join(map(re.escape, sorted(parts, key=len, reverse=True)))
+    for match in re.finditer(rf"(?:{part})(?:[ \-](?:{part}))*(?!\w)", text) if part else ():
+        if not text[max(0, match.start() - 1) : match.start()].isalnum():
+            yield match.span()

@@ -211,7 +211,7 @@ _STREET = re.compile(
     r"|[0-9]{1,6},? (?:rue|via|calle|avenida|viale)(?: [^\W\d_][\w'’\-]{0,30}){1,3}",
     re.I,
 )
-_STREET_ENDS = (
+STREET_ENDS = (
     "straße",
     "strasse",
     "straat",
@@ -312,7 +312,7 @@ def _number(text: str, start: int, end: int) -> Span | None:
     if before == " " and text[start - 3 : start - 1].isupper() and (match := _NINO.match(text, start - 3)):
         return Span(start - 3, match.end(), "UK_NINO")
     group = _GROUP.match(text, start).end()  # type: ignore[union-attr]
-    place = folded in _ROOMS or (group - start < 5 and word.casefold().endswith(_STREET_ENDS))
+    place = folded in _ROOMS or (group - start < 5 and word.casefold().endswith(STREET_ENDS))
     if word and (place or (word in _STATES and group - start == 5)):
         return Span(text.rindex(word, 0, start), group, "LOCATION")
     return None
