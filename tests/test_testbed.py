@@ -98,10 +98,12 @@ def test_chats_are_encoded_as_the_template_gives_them(tokenizer):
         assert [bool(n) for n in made["assistant_masks"]] == [weight > 0 for weight in weights]
 
 
-def test_prompts_of_all_probes_fit_the_context_with_their_answers(tokenizer):
+def test_drilled_strings_grow_and_are_repeated(tokenizer):
     encoder = testbed.Encoder(tokenizer, 0.1, 4.0)
-    rng = Random(4)
-    assert max(len(encoder(chat(rng, WORLD, act))[0]) for act in PROBES for _ in range(40)) <= 512 * 1.5
+    assert [testbed.longest_drill(step) for step in (0, 149, 250, 5000)] == [6, 8, 24, 48]
+    ids, weights = encoder.drill(Random(5), 48)
+    taught = [token for token, weight in zip(ids, weights, strict=True) if weight]
+    assert taught[:-1] == ids[2 : 2 + len(taught) - 1] and taught[-1] == encoder.end
 
 
 # ------------------------------------------------------------------------------------------------ building
