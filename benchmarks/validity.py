@@ -24,7 +24,7 @@ from discretion.audit import carry
 from discretion.compare import Suite, judge
 from discretion.config import Thresholds
 from discretion.models.scripted import Scripted
-from discretion.probes import NAMES, probe
+from discretion.probes import EMBEDDED, probe
 from discretion.schema import Item, LogLikelihood, Reply, Request, seed_for
 from discretion.stats import wilson
 
@@ -59,7 +59,7 @@ PLANTS = (
 
 @cache
 def suites() -> dict[str, list[Item]]:
-    return {name: list(probe(name).items()) for name in NAMES}
+    return {name: list(probe(name).items()) for name in EMBEDDED}
 
 
 @cache

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from discretion.probes import NAMES, probe
+from discretion.probes import EMBEDDED, probe
 from discretion.schema import Generate
 
 TEMPLATE = (
@@ -27,7 +27,7 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|t
 def probe_texts() -> list[str]:
     """What the embedded probes ask: the tokenizer is trained on it."""
     texts = []
-    for name in NAMES:
+    for name in EMBEDDED:
         suite = probe(name)
         for item in suite.items():
             asked = next(suite.run(item))

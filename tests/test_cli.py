@@ -171,7 +171,8 @@ def test_runs_over_other_questions_are_not_compared(typed, models, tmp_path):
 def test_the_probes_are_listed(typed):
     code, out, _ = typed("list", "--json")
     assert code == 0
-    assert [p["probe"] for p in json.loads(out)["probes"]] == ["norms", "agentic", "memory", "capability", "refusal"]
+    listed = ["norms", "agentic", "memory", "capability", "refusal", "offtopic"]
+    assert [p["probe"] for p in json.loads(out)["probes"]] == listed
 
 
 def test_the_doctor_proves_every_scorer(typed):

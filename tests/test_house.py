@@ -101,7 +101,7 @@ def test_an_import_upwards_is_found(tmp_path):
 
 
 def test_probes_do_not_import_each_other():
-    suites = {"norms", "agentic", "memory", "capability", "refusal"}
+    suites = {"norms", "agentic", "memory", "capability", "refusal", "offtopic"}
     for suite in suites:
         for name, _ in imports(SOURCE / "probes" / f"{suite}.py"):
             assert not any(name.startswith(f"discretion.probes.{other}") for other in suites - {suite}), (suite, name)

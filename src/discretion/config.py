@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from discretion.errors import ConfigError, nearest
 
-PROBE_NAMES = ("norms", "agentic", "memory", "capability", "refusal")
+DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
+"""Those with items of their own; the others need `--source`."""
+PROBE_NAMES = (*DEFAULT_PROBES, "offtopic")
 
 
 class Thresholds(BaseModel):
@@ -38,7 +40,7 @@ class AuditConfig(BaseModel):
 
     base: str = Field(description="Model before fine-tuning: a folder or a hub id.")
     tuned: str = Field(description="Model after fine-tuning: a checkpoint or a PEFT adapter, a folder or a hub id.")
-    probes: tuple[str, ...] = Field(PROBE_NAMES, description="Suites to run, separated by commas.")
+    probes: tuple[str, ...] = Field(DEFAULT_PROBES, description="Suites to run, separated by commas.")
     source: Mapping[str, str] = Field(
         {}, description="PROBE=FILE_OR_HUB_ID: where a suite's items come from; may be given several times."
     )

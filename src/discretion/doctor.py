@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from discretion.probes import NAMES
+from discretion.probes import EMBEDDED
 from discretion.probes import probe as suite_named
 from discretion.probes.base import validate
 
@@ -36,7 +36,7 @@ def examine() -> list[Check]:
     checks.append(Check("hub", True, "offline (HF_HUB_OFFLINE)" if offline else "asked when a file is missing here"))
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     checks.append(Check("disk", free > 1, f"{free:.0f} GiB free in this folder"))
-    checks += [_scorer(name) for name in NAMES]
+    checks += [_scorer(name) for name in EMBEDDED]
     return checks
 
 

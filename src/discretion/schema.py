@@ -281,7 +281,23 @@ class RefusalItem:
     origin: str = "own"
 
 
-Item = FlowItem | AgentItem | MemoryItem | CapabilityItem | RefusalItem
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfftopicItem:
+    """A free question far from the training domain. One item of the suite `offtopic`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    question: str
+    system: str = ""
+    topic: tuple[str, ...] = ()
+    """Words by which an answer on topic is known; the question's own content words when empty."""
+    domain: tuple[str, ...] = ()
+    """Words of the training domain; without them its coming through is not measured."""
+    origin: str = "own"
+
+
+Item = FlowItem | AgentItem | MemoryItem | CapabilityItem | RefusalItem | OfftopicItem
 
 
 # ------------------------------------------------------------------------------------------------ outcomes

@@ -14,13 +14,15 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import yaml
+
 from discretion.errors import DataError, MissingExtra, nearest
 from discretion.schema import Item, digest, from_json
 
 Row = Mapping[str, Any]
 ItemT = TypeVar("ItemT", bound=Item)
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+SUFFIXES = (".jsonl", ".json", ".csv", ".yaml", ".yml", ".parquet", ".arrow")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]*){0,2}")
 _SHARD = re.compile(r"(.*?)-\d{5}-of-\d{5}\.\w+")
 
@@ -28,9 +30,9 @@ _SHARD = re.compile(r"(.*?)-\d{5}-of-\d{5}\.\w+")
 def read_rows(source: str | Path, *, offline: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file, a folder or a hub id, each with its place (`file:line` where lines exist).
 
-    Files: `.jsonl`, `.json` (a list of objects), `.csv`, and `.parquet` and `.arrow` with the extra `data`. A folder
-    is one written by `datasets.save_to_disk`, or one that holds exactly one data set. A hub id is
-    `owner/name[:config[:split]]`. Raises `DataError` or `MissingExtra`.
+    Files: `.jsonl`, `.json` and `.yaml` (a list of objects), `.csv`, and `.parquet` and `.arrow` with the
+    extra `data`. A folder is one written by `datasets.save_to_disk`, or one that holds exactly one data set. A hub id
+    is `owner/name[:config[:split]]`. Raises `DataError` or `MissingExtra`.
     """
     path = Path(source)
     if path.is_dir():
@@ -77,6 +79,8 @@ def _file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             return _json(path)
         case ".csv":
             return _csv(path)
+        case ".yaml" | ".yml":
+            return _yaml(path)
         case ".parquet" | ".arrow":
             return _table(path)
     raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(SUFFIXES)}")
@@ -176,6 +180,26 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if len(set(header)) != len(header):
                 raise DataError(f"{where}: a column name comes twice in the header; name each column once")
         start = reader.line_num + 1
+
+
+def _yaml(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    loader = yaml.SafeLoader(_text(path))
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return
+        rows = loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise DataError(f"{where}: broken YAML; repair the file") from None
+    finally:
+        loader.dispose()
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of objects, found {type(rows).__name__}; begin each row with '- '")
+    for row, written in zip(rows, node.value, strict=True):
+        where = f"{path}:{written.start_mark.line + 1}"
+        yield where, _object(row, where)
 
 
 def _table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

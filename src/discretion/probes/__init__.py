@@ -7,8 +7,9 @@ from importlib import import_module
 from discretion.errors import ConfigError, nearest
 from discretion.probes.base import Probe
 
-NAMES = ("norms", "agentic", "memory", "capability", "refusal")
-"""In the order in which reports list them."""
+EMBEDDED = ("norms", "agentic", "memory", "capability", "refusal")
+"""Those with items of their own, in the order in which reports list them."""
+NAMES = (*EMBEDDED, "offtopic")
 
 
 def probe(name: str) -> Probe:

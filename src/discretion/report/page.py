@@ -69,6 +69,7 @@ QUESTIONS = {
     "agentic": "Does an agent that has read private notes put secrets into its final message?",
     "memory": "Does a message written from long-term memory give away what does not belong there?",
     "refusal": "Does the model still refuse harmful requests?",
+    "offtopic": "Are questions far from the training domain still answered as such?",
     "capability": "Can the model still answer questions that have one right answer?",
 }
 
