@@ -214,6 +214,7 @@ def _refusal(status: int, body: object, headers: Mapping[str, str]) -> Problem:
         wait = _wish(headers)
         return Problem(
             reason=f"the endpoint is not able to answer ({reason})",
+            advice="try again later, or see the server's log: some answer so to a name they do not know",
             status=status,
             retry=wait is None or wait <= LONGEST_WISH,
             wait=wait,
