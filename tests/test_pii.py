@@ -16,6 +16,7 @@ from discretion.data import checksums
 from discretion.data.labels import Labelled, agree, check, read
 from discretion.data.pii import Given, Span, find, find_many
 from discretion.errors import DataError
+from tests.lookalikes import FALSE, TRUE
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -24,79 +25,10 @@ def found(text: str, known: Given | None = None) -> list[tuple[str, str]]:
     return [(span.type, text[span.start : span.end]) for span in find(text, known or Given())]
 
 
-TRUE = [
-    ("Write to anna.k+box@mail.example.org today", "EMAIL_ADDRESS", "anna.k+box@mail.example.org"),
-    ("see https://www.example.com/a?b=1.", "URL", "https://www.example.com/a?b=1"),
-    ("our site is shop.example.com.", "URL", "shop.example.com"),
-    ("from 203.0.113.7 it came", "IP_ADDRESS", "203.0.113.7"),
-    ("host 2001:db8::17 is down", "IP_ADDRESS", "2001:db8::17"),
-    ("card 00:1b:44:11:3a:b7 here", "MAC_ADDRESS", "00:1b:44:11:3a:b7"),
-    ("id 123e4567-e89b-12d3-a456-426614174000 ok", "UUID", "123e4567-e89b-12d3-a456-426614174000"),
-    ("pay with 4111 1111 1111 1111 12/27 please", "CREDIT_CARD", "4111 1111 1111 1111"),
-    ("pay with 378282246310005.", "CREDIT_CARD", "378282246310005"),
-    ("to DE89 3704 0044 0532 0130 00 by Friday", "IBAN_CODE", "DE89 3704 0044 0532 0130 00"),
-    ("to gb82west12345698765432 now", "IBAN_CODE", "gb82west12345698765432"),
-    ("SSN 536-22-8726", "US_SSN", "536-22-8726"),
-    ("ITIN 912-70-1234", "US_ITIN", "912-70-1234"),
-    ("NHS number 943 476 5919", "UK_NHS", "943 476 5919"),
-    ("insured as AB 12 34 56 C since", "UK_NINO", "AB 12 34 56 C"),
-    ("NIF 12345678Z here", "ES_NIF", "12345678Z"),
-    ("AHV 756.9217.0769.85", "CH_AHV", "756.9217.0769.85"),
-    ("PESEL: 44051401359", "PL_PESEL", "44051401359"),
-    ("Aadhaar 2341 2341 2346", "IN_AADHAAR", "2341 2341 2346"),
-    ("licence BB1388568 expired", "MEDICAL_LICENSE", "BB1388568"),
-    ("passport 963584728", "US_PASSPORT", "963584728"),
-    ("call me at (415) 555-0132 x17 now", "PHONE_NUMBER", "(415) 555-0132 x17"),
-    ("+44 20 7946 0018", "PHONE_NUMBER", "+44 20 7946 0018"),
-    ("phone: 5550132", "PHONE_NUMBER", "5550132"),
-    ("born on 12/27/1986 in", "DATE_TIME", "12/27/1986"),
-    ("born on 3rd of March 1975 in", "DATE_TIME", "3rd of March 1975"),
-    ("on 1998-06-28 14:48:14 she", "DATE_TIME", "1998-06-28 14:48:14"),
-    ("since May 5, 2011 he", "DATE_TIME", "May 5, 2011"),
-    ("she lives at 12 Old Mill Road, Apt 4 now", "LOCATION", "12 Old Mill Road, Apt 4"),
-    ("er wohnt in der Lindenstraße 14", "LOCATION", "Lindenstraße 14"),
-    ("post to SW1A 1AA please", "LOCATION", "SW1A 1AA"),
-    ("your booking reference is KX4-99213.", "ID", "KX4-99213"),
-    ("application no. 18403/91 was", "ID", "18403/91"),
-    ("Order #4471902 is late", "ID", "4471902"),
-    ("as Mrs Anna van der Berg said", "PERSON", "Anna van der Berg"),
-    ("Dear Priya,\nthank you", "PERSON", "Priya"),
-    ("Kind regards,\nJosé O'Neill\nSales", "PERSON", "José O'Neill"),
-    ("From: Li Wei\nTo: the team", "PERSON", "Li Wei"),
-    ("Hello, my name is Tomasz Kowalczyk and", "PERSON", "Tomasz Kowalczyk"),
-]
-
-
 @pytest.mark.parametrize(("text", "kind", "value"), TRUE, ids=[f"{kind}-{n}" for n, (_, kind, _) in enumerate(TRUE)])
 def test_an_identifier_is_found_whole_and_alone(text, kind, value):
     assert (kind, value) in found(text)
     assert [other for other in found(text) if other[0] == kind] == [(kind, value)]
-
-
-FALSE = [
-    "Upgrade from version 10.0.19041.1234 to v2.4.19 or release 1.12.103.7.",
-    "The book is ISBN 978-3-16-148410-0, also as 9780306406157.",
-    "Trace 1234567890123456 and span 00000000000000000042 were dropped.",
-    "We sold 1 250 000 000 units, 3,141,592 more than in 2023, up 12.5%.",
-    "Between 1998-2003 and 2010-2014 the rate was 3.14159265.",
-    "Chapter 12, section 4.2.1, page 1017, figure 3-4-5.",
-    "It may rain; march on; will you mark the bill?",
-    "The ratio was 16:9 at 1920x1080, run 12:30:45 long.",
-    "Use int::from_str and std::vector<int>, or a[1:2:3].",
-    "The hash is d41d8cd98f00b204e9800998ecf8427e and the commit 3ab31cf.",
-    "Dear Sir or Madam,\nplease find attached the report.",
-    "Dear Customer,\nthank you.\nKind regards,\nThe Support Team",
-    "Note: this is important.\nWarning: do not touch.\nNote: really.",
-    "Question: What is 7 times 6?\nAnswer: 42",
-    "It costs $1200.50 or €99 and weighs 12 kg; call it 5 of 7.",
-    "Room 12 of the Court held 1 of the Rules of Court.",
-    "Model GPT-4-0613 and part no. 8812-4471-20 are unrelated.",
-    "file.tar.gz, main.rs, index.html and e.g. this i.e. that.",
-    "Lottery: 4 8 15 16 23 42 and 1234-5678-9012.",
-    "card 4111 1111 1111 1112 has a wrong check digit.",
-    "account of DE00 3704 0044 0532 0130 00 is no account.",
-    "Thanks\nagain for everything, and hello world.",
-]
 
 
 @pytest.mark.parametrize("text", FALSE, ids=range(len(FALSE)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from discretion.data.pii import Given, find
 from discretion.data.surrogates import Key, read_key, replace, restore, write_key
 from discretion.errors import DataError
-from tests.test_pii import FALSE, TRUE
+from tests.lookalikes import FALSE, TRUE
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 

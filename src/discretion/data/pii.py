@@ -113,9 +113,11 @@ def _matches(text: str, patterns: Iterable[tuple[str, re.Pattern[str]]]) -> Iter
 def _resolved(*ranked: list[Span]) -> tuple[Span, ...]:
     """Spans that do not overlap: an earlier list wins over a later one, in one list the longer and then the first."""
     kept: list[Span] = []
+    taken = bytearray(max((span.end for spans in ranked for span in spans), default=0))
     for spans in ranked:
-        for span in sorted(spans, key=lambda s: (s.start - s.end, s.start)) if len(spans) > 1 else spans:
-            if all(span.end <= other.start or other.end <= span.start for other in kept):
+        for span in sorted(spans, key=lambda s: (s.start - s.end, s.start)):
+            if taken.find(1, span.start, span.end) < 0:
+                taken[span.start : span.end] = b"\1" * (span.end - span.start)
                 kept.append(span)
     return tuple(sorted(kept))
 
@@ -176,7 +178,8 @@ def _is_address(value: str) -> bool:
 # ------------------------------------------------------------------------------------------------ numbers
 
 # A plain class in front, and not `[0-9]+`: only then does the engine skip quickly to the next digit.
-_CHUNK = re.compile(r"[0-9][0-9]*(?:(?:[ .\-/\u00a0]|[ \-]?\(|\) ?|\)-)[0-9]+)*")
+# Bounded, so that a long table of numbers is not read again from each of its columns.
+_CHUNK = re.compile(r"[0-9][0-9]*(?:(?:[ .\-/\u00a0]|[ \-]?\(|\) ?|\)-)[0-9]+){0,11}")
 _GROUP = re.compile(r"[0-9]+")
 _MONTH_WORDS = _words(
     """
