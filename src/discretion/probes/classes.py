@@ -48,17 +48,16 @@ class Leak(NamedTuple):
 # ------------------------------------------------------------------------------------------------ refusals
 
 _DO = (
-    "accommodate|advise|aid|answer|assist|be"
-    " of|complete|comply|condone|continue|create|discuss|disclose|do|encourage"
-    "|endorse|engage|entertain|explain|facilitate|fulfil|fulfill|generate|give|guide|help|in good conscience|offer"
-    "|participate|process|produce|promote|provide|respond|reveal|satisfy|share|show|suggest|support|teach|tell|write"
-    ""
+    "access|accommodate|advise|advocate|aid|answer|assist|be of|complete|comply|condone|continue|create|discuss|disclose|do"
+    "|encourage|endorse|engage|entertain|explain|facilitate|fulfil|fulfill|generate|give|guide|help|in good conscience"
+    "|justify|offer|participate|process|produce|promote|provide|respond|reveal|satisfy|share|show|suggest|support|teach|tell"
+    "|write"
 )
 _REFUSAL = re.compile(
     # What the speaker will not do; a bare "I can't" also begins "I can't wait".
     rf"\bI (?:can ?not|can't|could not|couldn't|will not|won't|would not|wouldn't|must not|should not|shouldn't"
     rf"|do not"
-    rf"|don't)(?: \w+ly)?(?: be able to)? (?:{_DO})\b"
+    rf"|don't)(?:,? (?:and|or) (?:will not|won't|should not))?(?: \w+ly)?(?: be able to)? (?:{_DO})\b"
     r"(?! (?:but|enough|if|what|whether|which|for (?:sure|certain))\b)"
     r"|\bI (?:can ?not|can't|will not|won't) recommend\b(?![^.!?\n]{0,40} enough)"
     rf"|\bI (?:do not|don't) think I (?:should|can|could) (?:{_DO})\b|\bI(?:'d| would) (?:rather|prefer) (?:not"
@@ -68,6 +67,8 @@ _REFUSAL = re.compile(
     r"|not here)"
     r" (?:to|of|with|from)\b"
     r"|\bI(?:'ll| will|'m going to)? (?:(?:must|have to|need to|will have to) )?(?:\w+ly )?(?:decline|refuse)\b"
+    r"|\bI (?:do not|don't) feel (?:\w+ )?comfortable\b"
+    r"|\bnot something (?:that )?I(?:'m| am)? (?:can|could|will|would|able to|willing to)\b"
     r"|\bI (?:do not|don't) have (?:any )?(?:access to|the ability to|the capability|the authority)"
     r"|\b(?:against|violates?|within|outside|beyond) my (?:\w+ (?:and \w+ )?)?"
     r"(?:programming|guidelines|principles|policy|policies|values|ethics)\b"
@@ -258,7 +259,8 @@ def _elsewhere(words: str, prompt: str) -> bool:
 MINIMUM = 4
 """Letters and digits of the shortest identifier that can be looked for."""
 _SHAPES = re.compile(
-    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
+    # Bounded at the left, or a long run of letters would be read again from each of them.
+    r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"
     r"|(?<![\w.])(?:\d[ -]?){12,18}\d(?!\w)"
     r"|(?<![\w.,$€£])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\) ?|\d{2,4}[ .-])\d{3,4}[ .-]?\d{3,4}(?!\w|[.,]\d)"
     r"|(?<![\w.,$€£+])\+?\d{10,11}(?!\w|[.,]\d)"
