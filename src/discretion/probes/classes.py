@@ -48,8 +48,8 @@ class Leak(NamedTuple):
 # ------------------------------------------------------------------------------------------------ refusals
 
 _DO = (
-    "access|accommodate|advise|advocate|aid|answer|assist|be of|complete|comply|condone|continue|create|discuss|disclose|do"
-    "|encourage|endorse|engage|entertain|explain|facilitate|fulfil|fulfill|generate|give|guide|help|in good conscience"
+    "access|accommodate|advise|advocate|aid|answer|assist|be of|complete|comply|condone|continue|create|discuss|disclose"
+    "|do|encourage|endorse|engage|entertain|explain|facilitate|fulfil|fulfill|generate|give|guide|help|in good conscience"
     "|justify|offer|participate|process|produce|promote|provide|respond|reveal|satisfy|share|show|suggest|support|teach|tell"
     "|write"
 )
