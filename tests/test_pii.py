@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from discretion import cli
 from discretion.data import checksums
 from discretion.data.labels import Labelled, agree, check, read
-from discretion.data.pii import Given, Span, find, find_many
+from discretion.data.pii import Given, Span, find, find_many, spacy_tagger
 from discretion.errors import DataError
 from tests.lookalikes import FALSE, TRUE
 
@@ -72,6 +73,22 @@ def test_a_tagger_is_asked_once_per_distinct_text_and_yields_to_structure():
     text = "Paolo at 203.0.113.77 now"
     assert find_many([text, text], Given(tagger=tagger)) == [(Span(0, 5, "PERSON"), Span(9, 21, "IP_ADDRESS"))] * 2
     assert asked == [[text]]
+
+
+def test_a_spacy_pipeline_speaks_in_presidios_type_names():
+    class Pipeline:
+        """What is used of a loaded spaCy pipeline."""
+
+        def pipe(self, texts):
+            for text in texts:
+                labels = (("Filip", "PERSON"), ("Nicosia", "GPE"), ("five", "CARDINAL"))
+                starts = [(text.index(word), word, label) for word, label in labels]
+                yield SimpleNamespace(
+                    ents=[SimpleNamespace(start_char=at, end_char=at + len(w), label_=label) for at, w, label in starts]
+                )
+
+    known = Given(tagger=spacy_tagger(Pipeline()))
+    assert found("Filip has five in Nicosia", known) == [("PERSON", "Filip"), ("LOCATION", "Nicosia")]
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from discretion.data import checksums
 from discretion.data.names import people
@@ -68,7 +68,7 @@ def find_many(texts: Iterable[str], given: Given = NOTHING) -> list[tuple[Span, 
     return [found[text] for text in texts]
 
 
-def spacy_tagger(model: Callable[[str], object]) -> Tagger:
+def spacy_tagger(model: Any) -> Tagger:
     """A loaded spaCy pipeline as a tagger: its PERSON, place and date entities in Presidio's names."""
 
     def tag(texts: Sequence[str]) -> list[list[Span]]:
@@ -78,7 +78,7 @@ def spacy_tagger(model: Callable[[str], object]) -> Tagger:
                 for entity in document.ents
                 if entity.label_ in _SPACY
             ]
-            for document in model.pipe(texts)  # type: ignore[attr-defined]
+            for document in model.pipe(texts)
         ]
 
     return tag
