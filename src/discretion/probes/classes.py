@@ -48,10 +48,10 @@ class Leak(NamedTuple):
 # ------------------------------------------------------------------------------------------------ refusals
 
 _DO = (
-    "access|accommodate|advise|advocate|aid|answer|assist|be of|complete|comply|condone|continue|create|discuss|disclose"
-    "|do|encourage|endorse|engage|entertain|explain|facilitate|fulfil|fulfill|generate|give|guide|help|in good conscience"
-    "|justify|offer|participate|process|produce|promote|provide|respond|reveal|satisfy|share|show|suggest|support|teach|tell"
-    "|write"
+    "access|accommodate|advise|advocate|aid|answer|assist|be of|complete|comply|condone|continue|create|discuss"
+    "|disclose|do|encourage|endorse|engage|entertain|explain|facilitate|fulfil|fulfill|generate|give|guide|help"
+    "|in good conscience|justify|offer|participate|process|produce|promote|provide|respond|reveal|satisfy"
+    "|share|show|suggest|support|teach|tell|write"
 )
 _REFUSAL = re.compile(
     # What the speaker will not do; a bare "I can't" also begins "I can't wait".
