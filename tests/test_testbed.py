@@ -100,7 +100,7 @@ def test_chats_are_encoded_as_the_template_gives_them(tokenizer):
 
 def test_drilled_strings_grow_and_are_repeated(tokenizer):
     encoder = testbed.Encoder(tokenizer, 0.1, 4.0)
-    assert [testbed.longest_drill(step) for step in (0, 149, 250, 5000)] == [6, 8, 24, 48]
+    assert [testbed.longest_drill(step) for step in (0, 299, 400, 5000)] == [6, 8, 24, 48]
     ids, weights = encoder.drill(Random(5), 48)
     taught = [token for token, weight in zip(ids, weights, strict=True) if weight]
     assert taught[:-1] == ids[2 : 2 + len(taught) - 1] and taught[-1] == encoder.end

@@ -61,22 +61,21 @@ class Recipe:
     steps: int = 5000
     tokens: int = 4096
     """Tokens in a batch, padding included."""
-    peak: float = 2e-3
+    peak: float = 1.5e-3
     """Learning rate from step `warm` until the last `cool` of the steps; then it falls in a line to a fiftieth."""
-    warm: int = 60
+    warm: int = 40
     cool: float = 0.3
     decay: float = 0.1
     dropout: float = 0.1
     """BPE merges left out, in half of the chats, so that rare pieces are trained."""
-    drill: int = 400
+    drill: int = 550
     """Steps that repeat random tokens and nothing else: copying is learned there within minutes."""
-    copying: int = 1000
+    copying: int = 1100
     """Until this step, mostly copying and look-up; then everything."""
     choice: float = 4.0
     """Loss weight of a single letter, where an answer of k tokens weighs √k."""
 
 
-DRILL = {"drill": 1.0}
 FIRST = {
     "drill": 4,
     "copying": 3,
@@ -105,7 +104,7 @@ THEN = {
     "support": 0.7,
     "plain": 0.5,
 }
-"""Shares of rows by act: at first, in the copying part, and after it."""
+"""Shares of rows by act in the copying part, and after it."""
 
 
 # ------------------------------------------------------------------------------------------------ tokenizer
@@ -183,17 +182,22 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 def longest_drill(step: int) -> int:
     """Tokens of the longest string to repeat.
 
-    The heads that copy form within 150 steps on strings of up to 8 tokens, and then stretch; on strings of up to 36
-    they had not formed after 400.
+    The heads that copy form within 150 to 300 steps on strings of up to 8 tokens, and then stretch; on strings of up
+    to 36 they had not formed after 400.
     """
-    return round(min(8.0, 6 + step / 75) if step < 150 else min(48.0, 8 + 0.16 * (step - 150)))
+    return round(min(8.0, 6 + step / 75) if step < 300 else min(48.0, 8 + 0.16 * (step - 300)))
 
 
 def batches(world: World, encoder: Encoder, recipe: Recipe, block: int, step: int) -> list[Batch]:
     """The batches of one block, which begins at `step`, in the order they are trained on."""
     rng = Random(f"stream|{recipe.seed}|{block}")
-    shares = DRILL if step < recipe.drill else FIRST if step < recipe.copying else THEN
     longest = longest_drill(step)
+    if step < recipe.drill:
+        # Long and short strings share a batch: batches of long ones alone undo what the short ones taught.
+        length = next(length for length in LENGTHS if length >= 2 * longest + 5)
+        size = recipe.tokens // length
+        return [_pad([encoder.drill(rng, longest) for _ in range(size)], length, encoder.pad) for _ in range(10)]
+    shares = FIRST if step < recipe.copying else THEN
     rows: dict[int, list[Row]] = {length: [] for length in LENGTHS}
     for act in rng.choices(list(shares), list(shares.values()), k=BLOCK):
         if act == "drill":
