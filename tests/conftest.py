@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the field's files are not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys, tmp_path):
+    """Run the command line in an empty folder: (exit code, stdout, stderr)."""
+    from discretion import cli
+
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("DISCRETION_")]:
+        monkeypatch.delenv(name)
+    keep = signal.getsignal(signal.SIGTERM)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["discretion", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        streams = capsys.readouterr()
+        return stop.value.code or 0, streams.out, streams.err
+
+    yield run
+    signal.signal(signal.SIGTERM, keep)

@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from discretion import cli
 from discretion.compare import summarise
 from discretion.schema import to_json
 from discretion.store import outcomes_path, read_outcomes, read_summary, write_summary
@@ -36,25 +35,6 @@ def models(tmp_path_factory) -> Path:
     tiny_llama(folder / "base")
     tiny_adapter(folder / "base", folder / "tuned")
     return folder
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys, tmp_path):
-    """Run the command line in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("DISCRETION_")]:
-        monkeypatch.delenv(name)
-    keep = signal.getsignal(signal.SIGTERM)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["discretion", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        streams = capsys.readouterr()
-        return stop.value.code or 0, streams.out, streams.err
-
-    yield run
-    signal.signal(signal.SIGTERM, keep)
 
 
 def questions(folder: Path, rows=QUESTIONS) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discretion import cli
 from discretion.data import checksums
 from discretion.data.labels import Labelled, agree, check, read
 from discretion.data.pii import Given, Span, find, find_many, spacy_tagger
@@ -186,21 +183,6 @@ def test_a_row_without_labels_is_refused(tmp_path):
     path.write_text('{"text": "hello"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl:1: no labelled text"):
         read(path)
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    keep = signal.getsignal(signal.SIGTERM)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["discretion", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        streams = capsys.readouterr()
-        return stop.value.code or 0, streams.out, streams.err
-
-    yield run
-    signal.signal(signal.SIGTERM, keep)
 
 
 def test_pii_check_prints_figures_per_type_as_json(typed, tmp_path):
