@@ -19,7 +19,7 @@ from discretion.world.embedded import SIZES, make_items
 from discretion.world.norms import load_world
 
 WORLD = load_world()
-SMALL = testbed.Recipe(vocabulary=700, width=32, layers=1, heads=2, inner=64, steps=4, tokens=2048, warm=2)
+SMALL = testbed.Recipe(vocabulary=700, width=32, layers=1, heads=2, inner=64, steps=4, tokens=1024, warm=2, drill=2)
 SIZES_SMALL = {"norms": 4, "refusal": 2}
 
 
@@ -87,7 +87,7 @@ def test_digits_are_single_tokens(tokenizer):
 
 
 def test_chats_are_encoded_as_the_template_gives_them(tokenizer):
-    encoder = testbed.Encoder(tokenizer, 0.1, 4.0)
+    encoder = testbed.Encoder(tokenizer, 4.0)
     rng = Random(3)
     for act in [*PROBES, *TALK]:
         turns = chat(rng, WORLD, act)
@@ -99,7 +99,7 @@ def test_chats_are_encoded_as_the_template_gives_them(tokenizer):
 
 
 def test_drilled_strings_grow_and_are_repeated(tokenizer):
-    encoder = testbed.Encoder(tokenizer, 0.1, 4.0)
+    encoder = testbed.Encoder(tokenizer, 4.0)
     assert [testbed.longest_drill(step) for step in (0, 299, 400, 5000)] == [6, 8, 24, 48]
     ids, weights = encoder.drill(Random(5), 48)
     taught = [token for token, weight in zip(ids, weights, strict=True) if weight]

@@ -58,16 +58,16 @@ class Recipe:
     layers: int = 5
     heads: int = 4
     inner: int = 640
-    steps: int = 5000
-    tokens: int = 4096
-    """Tokens in a batch, padding included."""
+    steps: int = 3800
+    tokens: int = 2048
+    """Tokens in a batch of rows of one length, padding included."""
+    parts: int = 3
+    """Batches in a step: lengths, and with them acts, are mixed in each."""
     peak: float = 1.5e-3
     """Learning rate from step `warm` until the last `cool` of the steps; then it falls in a line to a fiftieth."""
     warm: int = 40
     cool: float = 0.3
     decay: float = 0.1
-    dropout: float = 0.1
-    """BPE merges left out, in half of the chats, so that rare pieces are trained."""
     drill: int = 550
     """Steps that repeat random tokens and nothing else: copying is learned there within minutes."""
     copying: int = 1100
@@ -144,21 +144,18 @@ Row = tuple[list[int], list[float]]
 class Encoder:
     """Chats to token ids, as the chat template gives them, with the places where the loss falls."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, dropout: float, choice: float) -> None:
-        text = tokenizer.backend_tokenizer.to_str()
-        self.plain, self.noisy = Tokenizer.from_str(text), Tokenizer.from_str(text)
-        self.noisy.model.dropout = dropout
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, choice: float) -> None:
+        self.text = tokenizer.backend_tokenizer
         self.choice = choice
-        known = self.plain.get_vocab()
+        known = self.text.get_vocab()
         self.start, self.end, self.pad = (known[token] for token in (START, END, PAD))
         self.roles = {role: known[token] for role, token in ROLES.items()}
 
-    def __call__(self, turns: Chat, *, noisy: bool = False) -> Row:
+    def __call__(self, turns: Chat) -> Row:
         """A chat as the template gives it; the k tokens of one answer weigh √k together, a single letter `choice`."""
-        encoder = self.noisy if noisy else self.plain
         ids, weights = [self.start], [0.0]
         for turn in turns:
-            body = [*encoder.encode(turn.content, add_special_tokens=False).ids, self.end]
+            body = [*self.text.encode(turn.content, add_special_tokens=False).ids, self.end]
             each = self.choice if len(turn.content) == 1 else len(body) ** -0.5
             ids += [self.roles[turn.role], *body]
             weights += [0.0] + [each if turn.role == "assistant" else 0.0] * len(body)
@@ -167,7 +164,7 @@ class Encoder:
     def drill(self, rng: Random, longest: int) -> Row:
         """Up to `longest` random tokens of the whole vocabulary, to be repeated."""
         first = max(self.roles.values()) + 1
-        text = [rng.randrange(first, self.plain.get_vocab_size()) for _ in range(rng.randint(2, longest))]
+        text = [rng.randrange(first, self.text.get_vocab_size()) for _ in range(rng.randint(2, longest))]
         ids = [self.start, self.roles["user"], *text, self.end, self.roles["assistant"], *text, self.end]
         return ids, [0.0] * (len(text) + 4) + [len(text) ** -0.5] * (len(text) + 1)
 
@@ -188,22 +185,22 @@ def longest_drill(step: int) -> int:
     return round(min(8.0, 6 + step / 75) if step < 300 else min(48.0, 8 + 0.16 * (step - 300)))
 
 
-def batches(world: World, encoder: Encoder, recipe: Recipe, block: int, step: int) -> list[Batch]:
-    """The batches of one block, which begins at `step`, in the order they are trained on."""
+def steps_of(world: World, encoder: Encoder, recipe: Recipe, block: int, step: int) -> list[list[Batch]]:
+    """The steps of one block, which begins at `step`, each as the batches whose gradients are added."""
     rng = Random(f"stream|{recipe.seed}|{block}")
     longest = longest_drill(step)
     if step < recipe.drill:
         # Long and short strings share a batch: batches of long ones alone undo what the short ones taught.
         length = next(length for length in LENGTHS if length >= 2 * longest + 5)
-        size = recipe.tokens // length
-        return [_pad([encoder.drill(rng, longest) for _ in range(size)], length, encoder.pad) for _ in range(10)]
+        size = 2 * recipe.tokens // length
+        return [[_pad([encoder.drill(rng, longest) for _ in range(size)], length, encoder.pad)] for _ in range(10)]
     shares = FIRST if step < recipe.copying else THEN
     rows: dict[int, list[Row]] = {length: [] for length in LENGTHS}
     for act in rng.choices(list(shares), list(shares.values()), k=BLOCK):
         if act == "drill":
             row = encoder.drill(rng, longest)
         else:
-            row = encoder(chat(rng, world, act), noisy=rng.random() < 0.5)
+            row = encoder(chat(rng, world, act))
         size = len(row[0])
         if size <= LENGTHS[-1]:
             rows[next(length for length in LENGTHS if length >= size)].append(row)
@@ -213,7 +210,7 @@ def batches(world: World, encoder: Encoder, recipe: Recipe, block: int, step: in
         for at in range(0, len(held) - size + 1, size):
             made.append(_pad(held[at : at + size], length, encoder.pad))
     rng.shuffle(made)
-    return made
+    return [made[at : at + recipe.parts] for at in range(0, len(made) - recipe.parts + 1, recipe.parts)]
 
 
 def _pad(rows: Sequence[Row], length: int, pad: int) -> Batch:
@@ -247,14 +244,14 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
 
 
 def loss_of(model: LlamaForCausalLM, body: Callable[..., Any], batch: Batch, device: torch.device) -> torch.Tensor:
-    """Weighted mean of −ln p over the answers' tokens; the output head runs on those alone."""
+    """Weighted sum of −ln p over the answers' tokens; the output head runs on those alone."""
     ids, weights = (tensor.to(device) for tensor in batch)
     with torch.autocast(device.type, dtype=torch.bfloat16):
         hidden = body(input_ids=ids, use_cache=False).last_hidden_state
         asked = weights[:, 1:] > 0
         logits = model.lm_head(hidden[:, :-1][asked])
     losses = functional.cross_entropy(logits.float(), ids[:, 1:][asked], reduction="none")
-    return (losses * weights[:, 1:][asked]).sum() / weights.sum()
+    return (losses * weights[:, 1:][asked]).sum()
 
 
 def rate(recipe: Recipe, step: int) -> float:
@@ -366,23 +363,27 @@ def build(
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.peak, betas=(0.9, 0.98), fused=True)
     state = _restore(out, recipe, model, optimizer)
-    encoder = Encoder(tokenizer, recipe.dropout, recipe.choice)
+    encoder = Encoder(tokenizer, recipe.choice)
     body: Callable[..., Any] = torch.compile(model.model) if compiled else model.model
     began, seen, losses = time.monotonic(), 0, []
     model.train()
     while state["step"] < recipe.steps and time.monotonic() - began < stop_after:
-        todo = batches(world, encoder, recipe, state["block"], state["at"])
-        for batch in todo[state["step"] - state["at"] :]:
+        todo = steps_of(world, encoder, recipe, state["block"], state["at"])
+        for parts in todo[state["step"] - state["at"] :]:
             for group in optimizer.param_groups:
                 group["lr"] = rate(recipe, state["step"])
-            loss = loss_of(model, body, batch, where)
-            loss.backward()  # type: ignore[no-untyped-call]
+            total = sum(float(weights.sum()) for _, weights in parts)
+            loss = 0.0
+            for batch in parts:
+                part = loss_of(model, body, batch, where) / total
+                part.backward()  # type: ignore[no-untyped-call]
+                loss += float(part.detach())
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             state["step"] += 1
-            seen += batch[0].numel()
-            losses.append(float(loss.detach()))
+            seen += sum(ids.numel() for ids, _ in parts)
+            losses.append(loss)
             if state["step"] % NOTE == 0:
                 state["curve"].append({"step": state["step"], "loss": sum(losses[-NOTE:]) / NOTE})
                 on_progress(state["curve"][-1])
