@@ -27,7 +27,7 @@ def path() -> Path:
 def check(folder: Path) -> None:
     """Raise `ModelError` unless the folder holds exactly the files of its digests."""
     if not (folder / DIGESTS).is_file():
-        raise ModelError(f"testbed {folder}: {DIGESTS} is missing; run: discretion testbed build")
+        raise ModelError(f"testbed {folder}: {DIGESTS} is missing; no model is shipped yet, give --base and --tuned")
     wanted: dict[str, str] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     found = digests(folder)
     for name in sorted(wanted.keys() | found.keys()):
