@@ -101,9 +101,12 @@ def test_chats_are_encoded_as_the_template_gives_them(tokenizer):
 def test_drilled_strings_grow_and_are_repeated(tokenizer):
     encoder = testbed.Encoder(tokenizer, 4.0)
     assert [testbed.longest_drill(step) for step in (0, 299, 400, 5000)] == [6, 8, 24, 48]
-    ids, weights = encoder.drill(Random(5), 48)
-    taught = [token for token, weight in zip(ids, weights, strict=True) if weight]
-    assert taught[:-1] == ids[2 : 2 + len(taught) - 1] and taught[-1] == encoder.end
+    for n in range(40):
+        ids, weights = encoder.drill(Random(n), 48, True)
+        taught = [token for token, weight in zip(ids, weights, strict=True) if weight]
+        shown = ids[2 : len(ids) - len(taught) - 2]
+        assert len(ids) <= 3 * 48 + 24 and taught[-1] == encoder.end
+        assert any(shown[at : at + len(taught) - 1] == taught[:-1] for at in range(len(shown)))
 
 
 # ------------------------------------------------------------------------------------------------ building

@@ -42,6 +42,8 @@ TEMPLATE = (
 )
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 416, 512)
 """Rows are padded on the right to one of these; attention is causal, so no mask is needed."""
+FORMED = 300
+"""Step by which the heads that copy have formed."""
 NOTE = 50
 """Steps between two notes of the loss."""
 BLOCK = 3000
@@ -68,17 +70,17 @@ class Recipe:
     warm: int = 40
     cool: float = 0.3
     decay: float = 0.1
-    drill: int = 550
+    drill: int = 700
     """Steps that repeat random tokens and nothing else: copying is learned there within minutes."""
-    copying: int = 1100
+    copying: int = 1200
     """Until this step, mostly copying and look-up; then everything."""
     choice: float = 4.0
     """Loss weight of a single letter, where an answer of k tokens weighs √k."""
 
 
 FIRST = {
-    "drill": 4,
-    "copying": 3,
+    "drill": 8,
+    "copying": 6,
     "lookup": 5,
     "norm words": 3,
     "norms": 2,
@@ -150,6 +152,10 @@ class Encoder:
         known = self.text.get_vocab()
         self.start, self.end, self.pad = (known[token] for token in (START, END, PAD))
         self.roles = {role: known[token] for role, token in ROLES.items()}
+        self.digits = [known[digit] for digit in "0123456789"]
+        self.colon, self.stop = known[":"], known[";"]
+        marks = {self.colon, self.stop, self.start, self.end, self.pad, *self.roles.values()}
+        self.words = sorted(set(known.values()) - marks)
 
     def __call__(self, turns: Chat) -> Row:
         """A chat as the template gives it; the k tokens of one answer weigh √k together, a single letter `choice`."""
@@ -161,12 +167,37 @@ class Encoder:
             weights += [0.0] + [each if turn.role == "assistant" else 0.0] * len(body)
         return ids, weights
 
-    def drill(self, rng: Random, longest: int) -> Row:
-        """Up to `longest` random tokens of the whole vocabulary, to be repeated."""
-        first = max(self.roles.values()) + 1
-        text = [rng.randrange(first, self.text.get_vocab_size()) for _ in range(rng.randint(2, longest))]
-        ids = [self.start, self.roles["user"], *text, self.end, self.roles["assistant"], *text, self.end]
-        return ids, [0.0] * (len(text) + 4) + [len(text) ** -0.5] * (len(text) + 1)
+    def drill(self, rng: Random, longest: int, hard: bool) -> Row:
+        """A string of up to `longest` random tokens to be repeated, or named strings of which one is asked for.
+
+        Tokens without meaning before and after the string keep the model from copying by distance alone. `hard` adds
+        the named strings, and strings of few different tokens, such as numbers: one token before does not tell what
+        comes next.
+        """
+        if hard and rng.random() < 0.5:
+            return self._recall(rng, longest)
+        text = self._string(rng, rng.randint(2, longest), hard)
+        before, after = ([rng.choice(self.words) for _ in range(rng.choice((0, 0, 1, 2, 4, 7)))] for _ in range(2))
+        return self._ask([*before, self.colon, *text, self.stop, *after], text)
+
+    def _recall(self, rng: Random, longest: int) -> Row:
+        """`name : string ;` several times, then a name; its string is the answer."""
+        many = rng.randint(1, max(1, min(6, longest // 4)))
+        names = [[rng.choice(self.words) for _ in range(rng.randint(1, 3))] for _ in range(many)]
+        texts = [self._string(rng, rng.randint(1, max(2, longest // many)), True) for _ in names]
+        shown = [t for name, text in zip(names, texts, strict=True) for t in (*name, self.colon, *text, self.stop)]
+        asked = rng.randrange(many)
+        return self._ask([*shown, *names[asked], self.colon], texts[asked])
+
+    def _string(self, rng: Random, length: int, hard: bool) -> list[int]:
+        pool: Sequence[int] = self.words
+        if hard and rng.random() < 0.5:
+            pool = self.digits if rng.random() < 0.5 else rng.choices(pool, k=rng.randint(3, 16))
+        return [rng.choice(pool) for _ in range(length)]
+
+    def _ask(self, shown: list[int], answer: list[int]) -> Row:
+        ids = [self.start, self.roles["user"], *shown, self.end, self.roles["assistant"], *answer, self.end]
+        return ids, [0.0] * (len(shown) + 4) + [len(answer) ** -0.5] * (len(answer) + 1)
 
 
 # ------------------------------------------------------------------------------------------------ stream
@@ -182,7 +213,7 @@ def longest_drill(step: int) -> int:
     The heads that copy form within 150 to 300 steps on strings of up to 8 tokens, and then stretch; on strings of up
     to 36 they had not formed after 400.
     """
-    return round(min(8.0, 6 + step / 75) if step < 300 else min(48.0, 8 + 0.16 * (step - 300)))
+    return round(min(8.0, 6 + step / 75) if step < FORMED else min(48.0, 8 + 0.16 * (step - FORMED)))
 
 
 def steps_of(world: World, encoder: Encoder, recipe: Recipe, block: int, step: int) -> list[list[Batch]]:
@@ -191,14 +222,17 @@ def steps_of(world: World, encoder: Encoder, recipe: Recipe, block: int, step: i
     longest = longest_drill(step)
     if step < recipe.drill:
         # Long and short strings share a batch: batches of long ones alone undo what the short ones taught.
-        length = next(length for length in LENGTHS if length >= 2 * longest + 5)
+        length = next(length for length in LENGTHS if length >= 3 * longest + 24)
         size = 2 * recipe.tokens // length
-        return [[_pad([encoder.drill(rng, longest) for _ in range(size)], length, encoder.pad)] for _ in range(10)]
+        return [
+            [_pad([encoder.drill(rng, longest, step >= FORMED) for _ in range(size)], length, encoder.pad)]
+            for _ in range(10)
+        ]
     shares = FIRST if step < recipe.copying else THEN
     rows: dict[int, list[Row]] = {length: [] for length in LENGTHS}
     for act in rng.choices(list(shares), list(shares.values()), k=BLOCK):
         if act == "drill":
-            row = encoder.drill(rng, longest)
+            row = encoder.drill(rng, longest, step >= FORMED)
         else:
             row = encoder(chat(rng, world, act))
         size = len(row[0])
