@@ -20,6 +20,8 @@ from discretion.errors import DataError, MissingExtra, nearest
 from discretion.schema import Item, digest, from_json
 
 Row = Mapping[str, Any]
+Skip = Callable[[str, str], None]
+"""Told (where, why) of a line that is left out."""
 ItemT = TypeVar("ItemT", bound=Item)
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".yaml", ".yml", ".parquet", ".arrow")
@@ -27,18 +29,22 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]*){0,2}")
 _SHARD = re.compile(r"(.*?)-\d{5}-of-\d{5}\.\w+")
 
 
-def read_rows(source: str | Path, *, offline: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(
+    source: str | Path, *, offline: bool = False, skip: Skip | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file, a folder or a hub id, each with its place (`file:line` where lines exist).
 
     Files: `.jsonl`, `.json` and `.yaml` (a list of objects), `.csv`, and `.parquet` and `.arrow` with the
-    extra `data`. A folder is one written by `datasets.save_to_disk`, or one that holds exactly one data set. A hub id
-    is `owner/name[:config[:split]]`. Raises `DataError` or `MissingExtra`.
+    extra `data`; `.jsonl`, `.csv` and `.parquet` are never held as a whole. A folder is one written by
+    `datasets.save_to_disk`, or one that holds exactly one data set. A hub id is `owner/name[:config[:split]]`. With
+    `skip`, a line of a `.jsonl` file that cannot be read is told to it and left out. Raises `DataError` or
+    `MissingExtra`.
     """
     path = Path(source)
     if path.is_dir():
-        rows = _folder(path)
+        rows = _folder(path, skip)
     elif path.is_file():
-        rows = _file(path)
+        rows = _file(path, skip)
     elif _HUB.fullmatch(str(source)) and path.suffix not in SUFFIXES:
         rows = _hub(str(source), offline)
     else:
@@ -71,10 +77,10 @@ def beside(source: str | Path) -> tuple[str | Path, tuple[str, ...]]:
 # ------------------------------------------------------------------------------------------------ files
 
 
-def _file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _file(path: Path, skip: Skip | None) -> Iterator[tuple[str, dict[str, Any]]]:
     match path.suffix.lower():
         case ".jsonl":
-            return _jsonl(path)
+            return _jsonl(path, skip)
         case ".json":
             return _json(path)
         case ".csv":
@@ -86,18 +92,43 @@ def _file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(SUFFIXES)}")
 
 
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions")
+
+
+def _not_utf8(path: Path, line: int, byte: int) -> DataError:
+    return DataError(f"{path}:{line}: not UTF-8 (byte {byte:#04x}); convert the file to UTF-8")
+
+
 def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+        raise _unreadable(path, error) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte {data[error.start]:#04x}); convert the file to UTF-8"
-        ) from None
+        raise _not_utf8(path, data.count(b"\n", 0, error.start) + 1, data[error.start]) from None
+
+
+def _lines(path: Path, skip: Skip | None = None) -> Iterator[tuple[int, str]]:
+    """Number and text of each line, its end kept, one at a time.
+
+    Only "\\n" ends a line: str.splitlines would also cut at U+2028, which JSON allows inside a string.
+    """
+    try:
+        with path.open("rb") as stream:
+            for number, raw in enumerate(stream, start=1):
+                try:
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    if skip is None:
+                        raise _not_utf8(path, number, raw[error.start]) from None
+                    skip(f"{path}:{number}", "not UTF-8")
+                    continue
+                yield number, text
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _no_constant(word: str) -> NoReturn:
@@ -113,15 +144,20 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    # Only "\n" ends a line: str.splitlines would also cut at U+2028, which JSON allows inside a string.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+def _jsonl(path: Path, skip: Skip | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in _lines(path, skip):
         if line.strip():
             where = f"{path}:{number}"
             try:
-                value = _DECODER.decode(line)
+                value = _DECODER.decode(line.strip())
             except ValueError as error:
-                raise DataError(f"{where}: broken JSON ({_why(error)}); write one object per line") from None
+                if skip is None:
+                    raise DataError(f"{where}: broken JSON ({_why(error)}); write one object per line") from None
+                skip(where, "broken JSON")
+                continue
+            if skip is not None and not isinstance(value, dict):
+                skip(where, "no JSON object")
+                continue
             yield where, _object(value, where)
 
 
@@ -159,8 +195,7 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     # Lines keep their ends: csv needs them inside quoted cells.
-    lines = re.findall(r"[^\n]*\n|[^\n]+", _text(path))
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader((line for _, line in _lines(path)), strict=True)
     header: list[str] = []
     start = 1
     while True:
@@ -210,13 +245,14 @@ def _table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise MissingExtra(f"reading {path}", "datasets", "data") from None
     try:
         if path.suffix.lower() == ".parquet":
-            table = pyarrow.parquet.read_table(path)
+            batches = pyarrow.parquet.ParquetFile(path).iter_batches(1024)
         else:
-            table = _arrow(pyarrow, path)
+            batches = iter(_arrow(pyarrow, path).to_batches())
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            yield f"{path}:row {number}", row
     except (pyarrow.ArrowException, OSError):
         raise DataError(f"{path}: no readable {path.suffix[1:]} file; write it again") from None
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path}:row {number}", row
 
 
 def _arrow(pyarrow: Any, path: Path) -> Any:
@@ -231,7 +267,7 @@ def _arrow(pyarrow: Any, path: Path) -> Any:
 # ------------------------------------------------------------------------------------------------ folders and the hub
 
 
-def _folder(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _folder(path: Path, skip: Skip | None) -> Iterator[tuple[str, dict[str, Any]]]:
     if (path / "state.json").is_file():
         return _saved(path)
     saved = sorted(p.parent for p in path.rglob("state.json"))
@@ -244,7 +280,7 @@ def _folder(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not files and len(saved) == 1:
         return _saved(saved[0])
     if not saved and files and (len(files) == 1 or (len(parts) == 1 and all(_SHARD.fullmatch(p.name) for p in files))):
-        return (row for file in files for row in _file(file))
+        return (row for file in files for row in _file(file, skip))
     found = ", ".join(str(p.relative_to(path)) for p in [*saved, *files]) or "none"
     raise DataError(f"{path}: expected exactly one data set in this folder, found {found}; name the one you mean")
 
