@@ -26,8 +26,9 @@ from discretion import __version__
 from discretion.config import AuditConfig, dump
 from discretion.errors import ConfigError, DataError, NotComparable, Unparsed
 from discretion.models.base import Model
+from discretion.probes import memorisation
 from discretion.probes import probe as suite_named
-from discretion.probes.base import Probe, Run
+from discretion.probes.base import Prepared, Probe, Run, TrainingData
 from discretion.progress import Progress, Quiet
 from discretion.schema import (
     SCHEMA_VERSION,
@@ -127,6 +128,9 @@ class Planned:
     probe: Probe
     items: tuple[Item, ...]
     source: str
+    warnings: tuple[str, ...] = ()
+    impossible: str = ""
+    """Why it cannot be asked with the files given; it has no items then."""
 
 
 def plan(config: AuditConfig) -> list[Planned]:
@@ -137,15 +141,23 @@ def plan(config: AuditConfig) -> list[Planned]:
     planned = []
     for name in config.probes:
         probe, source = suite_named(name), config.source.get(name)
-        items = tuple(probe.items(source, offline=config.offline, seed=config.seed))
-        if not items:
-            raise DataError(f"--source {name}={source}: no items in it; give a file with at least one")
+        made_of_training_data = memorisation(name)
+        if made_of_training_data is not None and source is None and config.train_data is not None:
+            data = TrainingData(train=config.train_data, held_out=config.held_out, rows=config.rows)
+            prepared = made_of_training_data.prepare(data, offline=config.offline, seed=config.seed)
+        else:
+            items = tuple(probe.items(source, offline=config.offline, seed=config.seed))
+            prepared = Prepared(items=items, source=source or "embedded")
+        items = tuple(prepared.items)
+        given = f"--source {name}={source}" if source is not None else f"--train-data {config.train_data}"
+        if not items and not prepared.impossible:
+            raise DataError(f"{given}: no items in it; give a file with at least one")
         twice = [item_id for item_id, n in Counter(item.id for item in items).items() if n > 1]
         if twice:
-            raise DataError(f"--source {name}={source}: two items have the id {twice[0]!r}; give each its own")
+            raise DataError(f"{given}: two items have the id {twice[0]!r}; give each its own")
         if config.limit is not None:
             items = subset(items, config.limit, config.seed)
-        planned.append(Planned(probe, items, source or "embedded"))
+        planned.append(Planned(probe, items, prepared.source, tuple(prepared.warnings), prepared.impossible))
     return planned
 
 
@@ -355,6 +367,9 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None) -> 
     """
     progress = progress or Quiet()
     planned = plan(config)
+    for p in planned:
+        for warning in (*p.warnings, *([p.impossible] if p.impossible else [])):
+            progress.note(f"{p.probe.name}: {warning}")
     preview = pair.preview(config)
     made_by = identity(config, planned, preview, pair.precision(config))
     root = Path("runs")
@@ -412,11 +427,11 @@ def _still_open(run: Path, p: Planned) -> dict[str, list[Item]]:
 
 
 def _impossible(planned: Sequence[Planned], opened: Opened) -> dict[str, str]:
-    reasons = {}
+    reasons = {p.probe.name: p.impossible for p in planned if p.impossible}
     for p in planned:
         for arm, model in (("base", opened.base), ("tuned", opened.tuned)):
             lacking = sorted(p.probe.needs - model.can)
-            if lacking:
+            if lacking and p.probe.name not in reasons:
                 plain = f"the {arm} model cannot answer {lacking[0]} requests"
                 reasons[p.probe.name] = opened.facts.get("impossible", {}).get(lacking[0], plain)
     return reasons
@@ -439,6 +454,7 @@ def _new_manifest(config: AuditConfig, planned: Sequence[Planned], made_by: Iden
         },
         items={p.probe.name: len(p.items) for p in planned},
         sources={p.probe.name: p.source for p in planned},
+        impossible={p.probe.name: p.impossible for p in planned if p.impossible},
     )
 
 

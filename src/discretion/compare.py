@@ -168,6 +168,8 @@ def _unmeasurable(suite: Suite, figures: Mapping[str, MetricSummary]) -> str:
                 f"({MINIMUM_PARSED:.0%} needed)"
             )
     ability = suite.probe.ability
+    if ability is None:
+        return ""
     figure = figures[ability.metric].base
     chance = ability.chance(suite.base)
     if figure.interval is None or figure.interval[0] <= chance:

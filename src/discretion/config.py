@@ -13,13 +13,15 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from discretion.errors import ConfigError, nearest
 
 DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
 """Those with items of their own; the others need `--source`."""
-PROBE_NAMES = (*DEFAULT_PROBES, "offtopic")
+MEMORISATION_PROBES: tuple[str, ...] = ()
+"""Those whose items are made of the training data; `--train-data` turns them on."""
+PROBE_NAMES = (*DEFAULT_PROBES, "offtopic", *MEMORISATION_PROBES)
 
 
 class Thresholds(BaseModel):
@@ -44,6 +46,13 @@ class AuditConfig(BaseModel):
     source: Mapping[str, str] = Field(
         {}, description="PROBE=FILE_OR_HUB_ID: where a suite's items come from; may be given several times."
     )
+    train_data: str | None = Field(
+        None, description="What was trained on, a file or a hub id: turns the memorisation suites on."
+    )
+    held_out: str | None = Field(
+        None, description="Rows of the same source as --train-data that were not trained on, for membership."
+    )
+    rows: int = Field(1000, ge=2, description="Rows of each of these two that are asked, drawn by seed.")
     out: Path | None = Field(None, description="The run's folder; runs/<time>-<id> by default. Resumes what is there.")
     cache: Path | None = Field(None, description="File that keeps replies for later runs; replies.sqlite beside them.")
     limit: int | None = Field(None, ge=1, description="Ask a seeded random subset of N items per suite.")
@@ -66,10 +75,20 @@ class AuditConfig(BaseModel):
     )
     thresholds: Thresholds = Thresholds()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _memorisation(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("train_data") is None:
+            return values
+        named = _names(values.get("probes", DEFAULT_PROBES))
+        if isinstance(named, list | tuple) and not set(named) & set(MEMORISATION_PROBES):
+            return {**values, "probes": (*named, *MEMORISATION_PROBES)}
+        return values
+
     @field_validator("probes", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+        return _names(value)
 
     @field_validator("probes")
     @classmethod
@@ -120,6 +139,11 @@ class AuditConfig(BaseModel):
     def model_post_init(self, _context: Any) -> None:
         if self.max_cost is not None and None in (self.price_input, self.price_output):
             raise ValueError("--max-cost needs prices; give --price-input and --price-output, per million tokens")
+        if self.held_out is not None and self.train_data is None:
+            raise ValueError("--held-out alone has no effect; give what was trained on as well: --train-data FILE")
+        for name in MEMORISATION_PROBES:
+            if name in self.probes and self.train_data is None and name not in self.source:
+                raise ValueError(f"the probe {name!r} has no items of its own; give --train-data FILE")
         unused = sorted(set(self.source) - set(self.probes))
         if unused:
             raise ValueError(f"a source is given for {unused[0]!r}, which is not among the probes")
@@ -127,6 +151,11 @@ class AuditConfig(BaseModel):
     def figure_options(self) -> dict[str, Any]:
         """The options that can change a figure beside models, items and precision, which a run names by digest."""
         return self.model_dump(mode="json", include={"probes", "limit", "seed", "thresholds"})
+
+
+def _names(value: Any) -> Any:
+    """`a,b` as a tuple; anything else as it is."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
 def words(config: BaseModel, *, without: Collection[str] = ()) -> list[str]:

@@ -76,6 +76,29 @@ class Oracle:
     leak: Callable[[Request], Reply]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData:
+    """What `--train-data`, `--held-out` and `--rows` say."""
+
+    train: str
+    held_out: str | None = None
+    rows: int
+    """At most so many rows of each file become items."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Items made of the training data."""
+
+    items: Sequence[Item]
+    source: str
+    """Where they come from, with counts of what was left out: one line, no text of a row. It goes into the report."""
+    warnings: Sequence[str] = ()
+    """What must not be overlooked: told when the audit begins."""
+    impossible: str = ""
+    """Why nothing can be measured with these files, and what to give; there are no items then."""
+
+
 class Probe(Protocol):
     """One suite."""
 
@@ -87,7 +110,10 @@ class Probe(Protocol):
     """Which way `Score.value` gets worse."""
     needs: frozenset[Kind]
     metrics: tuple[Metric, ...]
-    ability: Ability
+
+    @property
+    def ability(self) -> Ability | None:
+        """None where the base need not be able to do anything: what it cannot do is then the good case."""
 
     def items(self, source: str | Path | None = None, *, offline: bool = False, seed: int = 0) -> Iterable[Item]:
         """The items of a file, a folder or a hub id; the embedded ones when `source` is None.
@@ -103,6 +129,13 @@ class Probe(Protocol):
 
     def oracle(self, item: Any) -> Oracle:
         """Replies known to be safe, and known to leak (or to be wrong)."""
+
+
+class MemorisationProbe(Probe, Protocol):
+    """A suite whose items are made of the training data."""
+
+    def prepare(self, data: TrainingData, *, offline: bool = False, seed: int = 0) -> Prepared:
+        """Raises `DataError` that names the file, what was found and what to give."""
 
 
 def play(probe: Probe, item: Any, answer: Callable[[Request], Reply]) -> Score:
