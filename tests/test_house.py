@@ -20,6 +20,7 @@ FLOORS = (
     ("probes",),
     ("audit", "compare", "doctor", "repair", "tune", "mech"),
     ("study", "report", "tables"),
+    ("export", "inspect_tasks"),
     ("cli",),
 )
 ONE_FAMILY = {"world", "data", "models", "probes", "tune", "report"}

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from discretion import __version__
 from discretion.config import AuditConfig, load
-from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError
+from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError, UsageError
 from discretion.progress import shown
 from discretion.schema import Summary, to_json
 from discretion.tables import metrics_table
@@ -200,6 +200,43 @@ def report(
 
     write_summary(run, summarise(run))
     print(write(run, reveal=reveal))
+
+
+@app.command()
+def export(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run's folder.")] = None,
+    jsonl: Annotated[Path | None, typer.Option("--jsonl", metavar="FILE", help="One object per item and arm.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="One line per item and arm.")] = None,
+    inspect: Annotated[
+        Path | None, typer.Option("--inspect", metavar="DIR", help="Logs that Inspect reads, one per suite and arm.")
+    ] = None,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show identifiers.")] = False,
+) -> None:
+    """Write a run's outcomes for other tools. With RUN after the option and nothing else, the files lie in the run."""
+    from discretion import export as doors
+
+    given = [path for path in (jsonl, csv, inspect) if path is not None]
+    if not given or (run is None and len(given) > 1):
+        raise UsageError("export: needs a run and where to write; type: discretion export RUN --jsonl FILE")
+    if run is None:
+        run = given[0]
+        jsonl, csv, inspect = (
+            path and run / "export" / name
+            for path, name in ((jsonl, "outcomes.jsonl"), (csv, "outcomes.csv"), (inspect, "inspect"))
+        )
+
+    def note(text: str) -> None:
+        print(f"discretion: {text}", file=sys.stderr)
+
+    if jsonl is not None:
+        doors.write_jsonl(run, jsonl, reveal=reveal, note=note)
+        print(jsonl)
+    if csv is not None:
+        doors.write_csv(run, csv, reveal=reveal, note=note)
+        print(csv)
+    if inspect is not None:
+        for path in doors.write_inspect(run, inspect, reveal=reveal, note=note):
+            print(path)
 
 
 @app.command()
