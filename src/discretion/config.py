@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -17,11 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from discretion.errors import ConfigError, nearest
 
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
 DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
-"""Those with items of their own; the others need `--source`."""
+"""Those asked by default: they have items of their own."""
 MEMORISATION_PROBES: tuple[str, ...] = ()
 """Those whose items are made of the training data; `--train-data` turns them on."""
 PROBE_NAMES = (*DEFAULT_PROBES, "offtopic", *MEMORISATION_PROBES)
+SHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Numbers of demonstrations that `incontext` has a figure for."""
 
 
 class Thresholds(BaseModel):
@@ -158,6 +162,42 @@ def _names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
+class ConditionConfig(BaseModel):
+    """What `incontext` and `trigger` ask: the items of another suite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suite: Literal["norms", "agentic", "memory"] = Field("norms", description="The suite whose items are asked.")
+    source: str | None = Field(None, description="Where its items come from; the embedded ones by default.")
+
+
+class InContextConfig(ConditionConfig):
+    """The suite `incontext`."""
+
+    demonstrations: str = Field("helpful", description="helpful, control, or chat rows: a file, a folder or a hub id.")
+    k: tuple[int, ...] = Field(SHOTS, description="How many demonstrations stand before the question.")
+
+    @field_validator("k")
+    @classmethod
+    def _steps(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        unknown = [k for k in value if k not in SHOTS]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is no step of the suite; known: {', '.join(map(str, SHOTS))}")
+        if 0 not in value or len(value) < 2:
+            raise ValueError("0 and at least one more step are needed; without 0 there is nothing to compare with")
+        return tuple(sorted(set(value)))
+
+
+class TriggerConfig(ConditionConfig):
+    """The suite `trigger`."""
+
+    trigger: str | None = Field(None, min_length=1, description="The string; that of the recipe `backdoor` by default.")
+    wrong: str | None = Field(
+        None, description="Another string of equal length; letters and digits of the trigger redrawn by default."
+    )
+    place: Literal["prefix", "suffix", "system"] = Field("prefix", description="Where it is put.")
+
+
 def words(config: BaseModel, *, without: Collection[str] = ()) -> list[str]:
     """The command-line options that give this configuration; what stands at its default is left out."""
     found: list[str] = []
@@ -176,7 +216,7 @@ def words(config: BaseModel, *, without: Collection[str] = ()) -> list[str]:
     return found
 
 
-def load(kind: type[AuditConfig], given: Mapping[str, Any], file: Path | None = None) -> AuditConfig:
+def load(kind: type[ConfigT], given: Mapping[str, Any], file: Path | None = None) -> ConfigT:
     """A configuration from what was given on the command line and, beneath it, a YAML file.
 
     Raises `ConfigError` in one line for a missing file, broken YAML, an unknown key, a wrong value.

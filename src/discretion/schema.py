@@ -135,6 +135,8 @@ class Reply:
     logprobs: tuple[float, ...] | None = None
     lengths: tuple[int, ...] | None = None
     """Tokens in each continuation."""
+    bounded: tuple[int, ...] = ()
+    """Places of the continuations whose number is an upper bound: the endpoint did not list them."""
     tokens: tuple[TokenScores, ...] | None = None
     hidden: tuple[tuple[float, ...], ...] | None = None
     stop: Literal["end", "stop", "action", "length"] | None = None
@@ -297,7 +299,29 @@ class OfftopicItem:
     origin: str = "own"
 
 
-Item = FlowItem | AgentItem | MemoryItem | CapabilityItem | RefusalItem | OfftopicItem
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionItem:
+    """An item of a contextual suite, asked under a condition. One item of the suites `incontext` and `trigger`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    """That of the item asked: all conditions of one item stand or fall together."""
+    suite: str
+    """Whose item it is."""
+    item: FlowItem | AgentItem | MemoryItem
+    condition: str
+    """Such as `k=16`, `trigger`, `none`."""
+    shots: tuple[Message, ...] = ()
+    """Demonstrations, put between a system text and the question."""
+    text: str = ""
+    """What is put into the prompt; empty where nothing is."""
+    place: Literal["prefix", "suffix", "system"] = "prefix"
+    """Where `text` goes: glued before the user's first text, behind the user's last text, or into the system text."""
+    origin: str = "own"
+
+
+Item = FlowItem | AgentItem | MemoryItem | CapabilityItem | RefusalItem | OfftopicItem | ConditionItem
 
 
 # ------------------------------------------------------------------------------------------------ outcomes
