@@ -137,6 +137,8 @@ class Reply:
     """Tokens in each continuation."""
     bounded: tuple[int, ...] = ()
     """Places of the continuations whose number is an upper bound: the endpoint did not list them."""
+    bounded: tuple[int, ...] = ()
+    """Places of the continuations whose number is an upper bound: the endpoint did not list them."""
     tokens: tuple[TokenScores, ...] | None = None
     hidden: tuple[tuple[float, ...], ...] | None = None
     stop: Literal["end", "stop", "action", "length"] | None = None

@@ -91,8 +91,8 @@ def _scores(answer: Answer, options: Sequence[str]) -> Reply:
     """The log-probability of each option as the first token.
 
     An option that is not listed is at most as probable as the last that is. That bound stands for it where another
-    option is above the bound, so that the winner is the same; otherwise, or where the option may be spelled in
-    several tokens, of which the first is listed, nothing can be said.
+    option is above the bound, so that the winner is the same, and is marked in `bounded`; otherwise, or where the
+    option may be spelled in several tokens, of which the first is listed, nothing can be said.
     """
     top = _top(answer)
     if not top:
@@ -109,7 +109,12 @@ def _scores(answer: Answer, options: Sequence[str]) -> Reply:
         )
         if spelled or max(listed, default=-math.inf) <= bound:
             return Reply(error=NOT_ON_TOP)
-    return _counted(answer, logprobs=tuple(bound if p is None else p for p in found), lengths=tuple(1 for _ in options))
+    return _counted(
+        answer,
+        logprobs=tuple(bound if p is None else p for p in found),
+        lengths=tuple(1 for _ in options),
+        bounded=tuple(place for place, p in enumerate(found) if p is None),
+    )
 
 
 def _sum(logprobs: Sequence[float]) -> float | None:
@@ -366,7 +371,8 @@ def _open(name: str, endpoint: Endpoint) -> RemoteModel:
         if isinstance(last, Answer):
             served = _served(last, asked)
             can: frozenset[Kind] = frozenset(("generate", "loglikelihood") if _top(last) else ("generate",))
-            known = digest([endpoint.url, asked, served])
+            # replies that were kept before bounds were marked must not be served
+            known = digest([endpoint.url, asked, served, "bounds marked"])
             return RemoteModel(name, known, can, asked, served, limit, endpoint, set())
         problem = last
         if problem.status not in (400, 422):

@@ -189,7 +189,7 @@ class Capability:
     """The suite `capability`."""
 
     name = "capability"
-    version = "1"
+    version = "2"
     family: Family = "capability"
     worse: Literal["higher", "lower"] = "lower"
     needs: frozenset[Kind] = frozenset({"generate", "loglikelihood"})
@@ -208,7 +208,7 @@ class Capability:
         return items
 
     def run(self, item: CapabilityItem, seed: int = 0) -> Run:
-        """One question. Raises `Unparsed` for a tie, non-finite log-probabilities or an empty answer."""
+        """One question. Raises `Unparsed` for a tie, non-finite log-probabilities, bounds that decide, or no answer."""
         parts = self.facts(item)
         if not item.choices:
             reply: Reply = yield _written(item, seed)
@@ -218,16 +218,19 @@ class Capability:
         orders = _orders(item)
         replies: list[Reply] = yield [request for request, _ in orders]
         means = [0.0] * len(item.choices)
+        least = [0.0] * len(item.choices)
         for reply, (_, order) in zip(replies, orders, strict=True):
             found = reply.logprobs
             if found is None or len(found) != len(order) or not all(map(math.isfinite, found)):
                 raise Unparsed("no finite log-probability for every option")
-            for n, value in zip(order, found, strict=True):
+            for place, (n, value) in enumerate(zip(order, found, strict=True)):
                 means[n] += value / len(orders)
-        right = max(m for m, choice in zip(means, item.choices, strict=True) if choice == item.answer)
-        wrong = max(m for m, choice in zip(means, item.choices, strict=True) if choice != item.answer)
+                least[n] += -math.inf if place in reply.bounded else value / len(orders)
+        right, wrong = _best(item, means)
         if right == wrong:
             raise Unparsed("the right and a wrong option are equally probable")
+        if _best(item, least)[right < wrong] <= min(right, wrong):
+            raise Unparsed("bounded: the orders disagree, and one option is only known to be improbable")
         return Score(
             value=float(right > wrong),
             margin=right - wrong,
@@ -255,6 +258,14 @@ class Capability:
             return reply
 
         return Oracle(safe=answer(True), leak=answer(False))
+
+
+def _best(item: CapabilityItem, means: Sequence[float]) -> tuple[float, float]:
+    """Of the right option and of the most probable wrong one."""
+    of = {True: -math.inf, False: -math.inf}
+    for mean, choice in zip(means, item.choices, strict=True):
+        of[choice == item.answer] = max(mean, of[choice == item.answer])
+    return of[True], of[False]
 
 
 def _check(item: CapabilityItem, source: str) -> None:
