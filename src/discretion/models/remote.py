@@ -55,7 +55,7 @@ def _size(messages: Sequence[Message]) -> int:
     return 16 + sum(len(message.content.encode(errors="replace")) + 16 for message in messages)
 
 
-def _text(answer: Answer, sampling: Sampling) -> Reply:
+def read_text(answer: Answer, sampling: Sampling) -> Reply:
     """The text of an answer, cut as `sampling` asks; what is no text of the model is an error."""
     choice = _choice(answer)
     if choice is None:
@@ -87,7 +87,7 @@ def _top(answer: Answer) -> list[tuple[str, float]]:
     return [(t, p) for t, p in numbers if math.isfinite(p) and p > PLACEHOLDER]
 
 
-def _scores(answer: Answer, options: Sequence[str]) -> Reply:
+def read_scores(answer: Answer, options: Sequence[str]) -> Reply:
     """The log-probability of each option as the first token.
 
     An option that is not listed is at most as probable as the last that is. That bound stands for it where another
@@ -176,7 +176,9 @@ class RemoteModel:
                 body["seed"] = sampling.seed % 2**31  # some servers keep no more of it
             return Call(body, _size(request.messages), sampling.max_tokens)
 
-        return self._answer(requests, refuse, call, lambda answer, request: _text(answer, request.sampling), on_reply)
+        return self._answer(
+            requests, refuse, call, lambda answer, request: read_text(answer, request.sampling), on_reply
+        )
 
     def loglikelihood(self, requests: Sequence[LogLikelihood], on_reply: OnReply | None = None) -> list[Reply]:
         """Log-probabilities of continuations of one token, read from the first token's most probable ones."""
@@ -191,7 +193,7 @@ class RemoteModel:
             return Call(_first_token(self.asked_as, messages, self.limit), _size(messages), 1)
 
         return self._answer(
-            requests, refuse, call, lambda answer, request: _scores(answer, request.continuations), on_reply
+            requests, refuse, call, lambda answer, request: read_scores(answer, request.continuations), on_reply
         )
 
     def hidden_states(self, requests: Sequence[HiddenStates], on_reply: OnReply | None = None) -> list[Reply]:
