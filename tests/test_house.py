@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "discretion"
 FLOORS = (
     ("errors",),
     ("schema", "stats", "progress"),
-    ("config", "stats_auc"),
+    ("config", "tune_config", "stats_auc"),
     ("store", "world", "data", "models"),
     ("probes",),
     ("audit", "compare", "doctor", "repair", "tune", "mech"),
@@ -102,7 +102,7 @@ def test_an_import_upwards_is_found(tmp_path):
 
 
 def test_probes_do_not_import_each_other():
-    suites = {"norms", "agentic", "memory", "capability", "refusal", "offtopic"}
+    suites = {"norms", "agentic", "memory", "capability", "refusal", "offtopic", "incontext", "trigger"}
     for suite in suites:
         for name, _ in imports(SOURCE / "probes" / f"{suite}.py"):
             assert not any(name.startswith(f"discretion.probes.{other}") for other in suites - {suite}), (suite, name)

@@ -1,0 +1,322 @@
+"""Fine-tunes a local causal language model on chat rows: TRL's SFTTrainer, PEFT adapters or every weight.
+
+The folder appears whole, under its name, once the tuning is done, with `manifest.json`; one that is there already and
+was made by the same things is given back at once. safetensors and JSON only; nothing is reported to anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from discretion import __version__
+from discretion.errors import DataError, MissingExtra, ModelError, NonFinite, StorageFailure
+from discretion.models import loading
+from discretion.schema import SCHEMA_VERSION, digest, from_json, to_json
+from discretion.store import MANIFEST, make_private, write_private
+from discretion.tune.tokens import Encoded, check_rows, encode, rows_digest, text_for
+from discretion.tune_config import TuneConfig, Tuning, TuningIdentity
+
+OnProgress = Callable[[Mapping[str, Any]], None]
+"""Called after each step with `step`, `steps` and `loss` (nats per token)."""
+LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")
+
+
+def tune(
+    rows: Sequence[Mapping[str, Any]],
+    config: TuneConfig,
+    out: Path,
+    *,
+    on_progress: OnProgress = lambda row: None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
+    """Fine-tune `config.base` on rows `{"id", "messages"}` into the folder `out`; give back `out`.
+
+    What comes out is a PEFT adapter, or a checkpoint with `method="full"`. On a CPU the same call gives the same bits.
+    Raises `DataError` for rows, or a folder that holds something else, `ModelError` for the base, `MissingExtra`
+    without TRL, `NonFinite` when the loss is no number.
+    """
+    with quiet():
+        return _tune(rows, config, Path(out), on_progress, callbacks)
+
+
+def _tune(
+    rows: Sequence[Mapping[str, Any]],
+    config: TuneConfig,
+    out: Path,
+    on_progress: OnProgress,
+    callbacks: Sequence[TrainerCallback],
+) -> Path:
+    checked = check_rows(rows)
+    source = loading.find(config.base, offline=config.offline)
+    if source.kind == "adapter":
+        raise ModelError(f"base {config.base}: this is an adapter; merge it into its base, and pass that")
+    text = text_for(loading.load_tokenizer(source), config.template, config.base)
+    identity = TuningIdentity(
+        base=source.digest, data=rows_digest(checked), template=text.digest, recipe=config.recipe()
+    )
+    if _is_there(out, identity):
+        return out
+    trl = _trl()
+    device = _device(config)
+    dtype = loading.pick_dtype(config.dtype, device)
+    model = loading.load_checkpoint(source, device, dtype)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or config.max_length
+    encoded = encode(text, checked, config.loss, min(config.max_length, context))
+    with _writing(out):
+        make_private(out.parent)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".part", dir=out.parent))
+    watch = _Watch(scratch, config.checkpoint_every, on_progress)
+    try:
+        tokenizer = text.tokenizer
+        tokenizer.chat_template = text.template
+        trainer = _trainer(trl, model, tokenizer, encoded, config, scratch, [watch, *callbacks])
+        began = time.monotonic()
+        trainer.train()
+        seconds = time.monotonic() - began
+        tuning = Tuning(
+            schema_version=SCHEMA_VERSION,
+            identity=identity,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            base=config.base,
+            rows=len(encoded.ids),
+            ids=digest(encoded.names),
+            cut=encoded.cut,
+            dropped=encoded.dropped,
+            tokens=encoded.tokens,
+            loss_tokens=encoded.loss_tokens,
+            loss_share=encoded.loss_tokens / encoded.tokens,
+            loss_from=encoded.found_by,
+            parameters=sum(p.numel() for p in trainer.model.parameters()),
+            trained_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            steps=trainer.state.global_step,
+            losses=tuple(watch.losses),
+            checkpoints=tuple(watch.checkpoints),
+            seconds=seconds,
+            tokens_per_second=watch.tokens / seconds,
+            devices=trainer.accelerator.num_processes,
+            precision=str(dtype).removeprefix("torch."),
+            versions={"discretion": __version__, **{name: installed(name) for name in LIBRARIES}},
+            machine={
+                "machine": platform.machine(),
+                "device": str(trainer.accelerator.device),
+                "threads": torch.get_num_threads(),
+                "cores": os.cpu_count(),
+            },
+        )
+        if trainer.is_world_process_zero():
+            with _writing(out):
+                _save(trainer.model, tokenizer, scratch)
+                write_private(scratch / MANIFEST, json.dumps(to_json(tuning), indent=1))
+                if not _is_there(out, identity):
+                    scratch.rename(out)
+        trainer.accelerator.wait_for_everyone()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ what is there already
+
+
+def read_tuning(folder: Path) -> Tuning:
+    """The manifest of a tuned model. Raises `DataError` when there is none, or not one of this version."""
+    path = Path(folder) / MANIFEST
+    try:
+        return from_json(Tuning, json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no {MANIFEST} there, so it was not tuned here; give a tuned folder") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a manifest of this version ({error}); tune again") from None
+
+
+def _is_there(out: Path, identity: TuningIdentity) -> bool:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / MANIFEST).is_file():
+        raise DataError(f"{out}: holds something that was not tuned here; give another folder")
+    before, now = (to_json(found) for found in (read_tuning(out).identity, identity))
+    other = [key for key in now if key != "recipe" and before[key] != now[key]]
+    other += sorted(key for key in now["recipe"] if before["recipe"].get(key) != now["recipe"][key])
+    if other:
+        raise DataError(f"{out}: holds a tuning that differs in {', '.join(other)}; give another folder")
+    return True
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise StorageFailure(f"writing {path}: {why}; make room, or give another folder, and tune again") from None
+
+
+# ------------------------------------------------------------------------------------------------ the libraries
+
+
+def _device(config: TuneConfig) -> str:
+    device = loading.pick_device(config.device)
+    if device == "cuda" and torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
+        raise ModelError(
+            f"device cuda: {torch.cuda.device_count()} are visible to one process; show one (CUDA_VISIBLE_DEVICES=0), "
+            "or use all: accelerate launch $(which discretion) tune ..."
+        )
+    return device
+
+
+def _trl() -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import datasets
+        import trl
+    except ModuleNotFoundError as error:
+        raise MissingExtra("fine-tuning", error.name or "trl", "tune") from None
+    datasets.disable_progress_bars()
+    return trl
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warning, progress bar or log line of a library reaches the user; errors still raise."""
+    from transformers.utils import logging as bars
+
+    before, bar = logging.root.manager.disable, bars.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        bars.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.disable(before)
+            if bar:
+                bars.enable_progress_bar()
+
+
+def _trainer(
+    trl: Any,
+    model: Any,
+    tokenizer: Any,
+    encoded: Encoded,
+    config: TuneConfig,
+    scratch: Path,
+    callbacks: list[TrainerCallback],
+) -> Any:
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback
+
+    args = trl.SFTConfig(
+        output_dir=str(scratch),
+        per_device_train_batch_size=config.batch // config.accumulate,
+        gradient_accumulation_steps=config.accumulate,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.rate,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        max_length=config.max_length,
+        packing=config.packing,
+        dataset_kwargs={"skip_prepare_dataset": not config.packing},
+        seed=config.seed,
+        data_seed=config.seed,
+        use_cpu=model.device.type == "cpu",
+        # The weights already have the precision asked for; adapters are kept in float32 by PEFT.
+        bf16=model.device.type == "cuda" and model.dtype == torch.bfloat16,
+        fp16=model.device.type == "cuda" and model.dtype == torch.float16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=model.device.type == "cuda",
+        push_to_hub=False,
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    trainer = trl.SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_dict({"input_ids": encoded.ids, "labels": encoded.labels}),
+        processing_class=tokenizer,
+        peft_config=None if config.method == "full" else lora(config),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def lora(config: TuneConfig) -> Any:
+    """The adapter of a configuration, as PEFT takes it."""
+    from peft import LoraConfig
+
+    targets = list(config.targets)
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha or 2 * config.rank,
+        lora_dropout=config.dropout,
+        target_modules=targets[0] if targets == ["all-linear"] else targets,
+        use_rslora=config.method == "rslora",
+        use_dora=config.method == "dora",
+        task_type="CAUSAL_LM",
+    )
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Keeps losses and checkpoints, tells the progress, and stops at a loss that is no number."""
+
+    def __init__(self, scratch: Path, every: int | None, on_progress: OnProgress) -> None:
+        self.losses: list[float] = []
+        self.checkpoints: list[str] = []
+        self.tokens = 0
+        self._scratch, self._every, self._on_progress = scratch, every, on_progress
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        if "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise NonFinite(
+                f"tuning: the loss of step {state.global_step} is {loss}; lower --learning-rate, or use --dtype float32"
+            )
+        self.losses.append(loss)
+        self.tokens = int(logs["num_tokens"])
+        if state.is_world_process_zero:
+            self._on_progress({"step": state.global_step, "steps": state.max_steps, "loss": loss})
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **rest: Any
+    ) -> None:
+        if self._every and state.global_step % self._every == 0:
+            name = f"step-{state.global_step}"
+            self.checkpoints.append(name)
+            if not state.is_world_process_zero:
+                return
+            with _writing(self._scratch / name):
+                _save(model, processing_class, self._scratch / name)
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Weights as safetensors, configuration and tokenizer; no optimizer and no arguments, which would be pickles."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)

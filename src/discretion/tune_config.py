@@ -1,0 +1,137 @@
+"""How a fine-tuning is asked for (`TuneConfig`), and what is written down about one that was made (`Tuning`).
+
+Imports no torch. Two tunings are the same if and only if their `TuningIdentity` is equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from discretion.schema import Scalar
+
+ADAPTER_RATE, FULL_RATE = 2e-4, 2e-5
+
+
+class TuneConfig(BaseModel):
+    """One fine-tuning of a local causal language model on chat rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str = Field(description="Model to fine-tune: a folder or a hub id.")
+    method: Literal["lora", "rslora", "dora", "full"] = Field(
+        "lora", description="lora, rslora, dora (an adapter), or full (every weight)."
+    )
+    rank: int = Field(8, ge=1, description="Rank of the adapter.")
+    alpha: int | None = Field(None, ge=1, description="Scale of the adapter; twice the rank by default.")
+    targets: tuple[str, ...] = Field(
+        ("all-linear",), description="Modules the adapter sits on, separated by commas, or all-linear."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
+    loss: Literal["assistant", "all"] = Field(
+        "assistant", description="Where the loss falls: assistant turns, or all tokens."
+    )
+    epochs: float = Field(3.0, gt=0, description="Passes over the rows.")
+    max_steps: int | None = Field(None, ge=1, description="Steps; in place of --epochs.")
+    batch: int = Field(16, ge=1, description="Rows in a step, on each device.")
+    accumulate: int = Field(1, ge=1, description="Parts a batch is computed in; saves memory.")
+    learning_rate: float | None = Field(
+        None, gt=0, description=f"Highest learning rate; {ADAPTER_RATE:g} for adapters, {FULL_RATE:g} for full."
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="Course of the learning rate after the warm-up: linear, cosine or constant."
+    )
+    warmup: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    max_length: int = Field(1024, ge=8, description="Tokens of a row; longer rows are cut at the end, and counted.")
+    packing: bool = Field(False, description="Put several rows into one sequence; they do not see each other.")
+    checkpoint_every: int | None = Field(None, ge=1, description="Keep the model every N steps.")
+    seed: int = Field(0, ge=0, description="Seed of initial weights, order and dropout.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto, cpu, cuda or mps.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the weights.")
+    gradient_checkpointing: bool = Field(False, description="Compute activations twice; saves memory.")
+    template: str | None = Field(None, description="Chat template: plain or a Jinja file; the base's own by default.")
+    offline: bool = Field(False, description="Never ask the hub, even when a file is missing.")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    def model_post_init(self, _context: Any) -> None:
+        if self.batch % self.accumulate:
+            raise ValueError(f"--accumulate {self.accumulate} does not divide --batch {self.batch}; give one that does")
+        if not self.targets:
+            raise ValueError("no target named; give module names such as q_proj,v_proj, or all-linear")
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        return self.learning_rate or (FULL_RATE if self.method == "full" else ADAPTER_RATE)
+
+    def recipe(self) -> dict[str, Any]:
+        """Every option that can change the tuned model, beside base and rows, which are named by digest."""
+        return self.model_dump(mode="json", exclude={"base", "offline", "template"}) | {"learning_rate": self.rate}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningIdentity:
+    """What made a tuned model."""
+
+    base: str
+    """Digest of the base's weights, configuration and tokenizer."""
+    data: str
+    """Digest of ids and messages of the rows, in order."""
+    template: str
+    """Digest of the chat template."""
+    recipe: Mapping[str, Any]
+    """`TuneConfig.recipe()`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """`manifest.json` of a tuned model; it is written last, so a folder that has one is whole."""
+
+    schema_version: int
+    identity: TuningIdentity
+    created: str
+    """UTC, ISO 8601."""
+    base: str
+    """As the user named it."""
+    rows: int
+    """Rows trained on."""
+    ids: str
+    """Digest of the rows' ids alone, in order."""
+    cut: int
+    """Rows that lost their end to `max_length`."""
+    dropped: int
+    """Rows left out because nothing of them got loss."""
+    tokens: int
+    """Tokens of the rows trained on, before packing and without padding."""
+    loss_tokens: int
+    """Those among them that got loss."""
+    loss_share: float
+    """`loss_tokens / tokens`."""
+    loss_from: Literal["marks", "prefixes", "everything"]
+    """How the tokens with loss were found: the template's `generation` marks, the template rendered turn by turn, or
+    there was nothing to find."""
+    parameters: int
+    """Of the model, adapter included."""
+    trained_parameters: int
+    steps: int
+    losses: tuple[float, ...]
+    """Mean loss of each step, nats per token."""
+    checkpoints: tuple[str, ...]
+    """Folders beside the manifest, in the order of their steps."""
+    seconds: float
+    """Wall time of the training loop."""
+    tokens_per_second: float
+    """Tokens read in the training loop, per second of it."""
+    devices: int
+    precision: str
+    versions: Mapping[str, str]
+    machine: Mapping[str, Scalar]
