@@ -71,7 +71,9 @@ class Generate:
     __pydantic_config__ = _STRICT
     messages: tuple[Message, ...]
     prefill: str = ""
-    """Beginning of the assistant's turn, put into its mouth; not repeated in the reply."""
+    """Beginning of the turn, put into the speaker's mouth; not repeated in the reply."""
+    turn: Role = "assistant"
+    """Whose turn is opened."""
     sampling: Sampling = Sampling()
     to: Literal["subject", "judge"] = "subject"
 
@@ -82,11 +84,13 @@ class LogLikelihood:
 
     __pydantic_config__ = _STRICT
     context: tuple[Message, ...] | str
-    """Messages go through the chat template, with the assistant's turn opened; a string is taken as it is,
-    after the tokenizer's own beginning-of-sequence token where it has one."""
+    """Messages go through the chat template, with the turn opened; a string is taken as it is, after the tokenizer's
+    own beginning-of-sequence token where it has one."""
     continuations: tuple[str, ...]
     prefill: str = ""
-    """Beginning of the assistant's turn; only with messages."""
+    """Beginning of the turn; only with messages."""
+    turn: Role = "assistant"
+    """Whose turn is opened; only with messages."""
     per_token: bool = False
     """Also give one `TokenScores` per continuation."""
     to: Literal["subject", "judge"] = "subject"
@@ -135,8 +139,6 @@ class Reply:
     logprobs: tuple[float, ...] | None = None
     lengths: tuple[int, ...] | None = None
     """Tokens in each continuation."""
-    bounded: tuple[int, ...] = ()
-    """Places of the continuations whose number is an upper bound: the endpoint did not list them."""
     bounded: tuple[int, ...] = ()
     """Places of the continuations whose number is an upper bound: the endpoint did not list them."""
     tokens: tuple[TokenScores, ...] | None = None

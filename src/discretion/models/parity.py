@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 
 from discretion.errors import ModelError, NotComparable
 from discretion.models.plan import Look, Read, Tokens, common
-from discretion.schema import Generate, HiddenStates, LogLikelihood, Message
+from discretion.schema import Generate, HiddenStates, LogLikelihood, Message, Role
 
 PLAIN = (
     "{% set names = {'system': 'System', 'user': 'User', 'assistant': 'Assistant', 'tool': 'Tool'} %}"
@@ -26,6 +26,8 @@ PLAIN = (
 """For models without a template. The role stands on a line of its own, so that an answer begins a line: options are
 then tokenised without a leading space, and a prompt to go on from does not end in one."""
 CHOICES = "--template base|tuned|plain|FILE"
+MARK = "MARK-5b1f0c27"
+"""Stands for the text of an opened turn, and is cut off again."""
 DAY = "26 Jul 2024"
 """Templates that print the date get this one: a prompt must not change from day to day."""
 
@@ -49,13 +51,23 @@ class Text:
         """What the tokenizer puts before a text by itself, such as the beginning-of-sequence token."""
         return _prefix(self.tokenizer)
 
-    def render(self, messages: Sequence[Message], prefill: str = "", *, opened: bool = True) -> str:
-        """The prompt as text, with the assistant's turn opened. Raises `TemplateError` as the template does."""
+    def render(
+        self, messages: Sequence[Message], prefill: str = "", *, opened: bool = True, turn: Role = "assistant"
+    ) -> str:
+        """The prompt as text, with a turn opened: the assistant's as the template does it, another one as far as what
+        stands in it. Raises `TemplateError` as the template does, `ValueError` when it shows no text of that turn."""
         rows = [{"role": message.role, "content": message.content} for message in messages]
+        other = opened and turn != "assistant"
+        if other:
+            rows.append({"role": turn, "content": MARK})
         text: str = self.tokenizer.apply_chat_template(
-            rows, chat_template=self.template, tokenize=False, add_generation_prompt=opened, date_string=DAY
+            rows,
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=opened and not other,
+            date_string=DAY,
         )
-        return text + prefill
+        return (text[: text.rindex(MARK)] if other else text) + prefill
 
     def encode(self, texts: Iterable[str]) -> dict[str, Tokens | None]:
         """text → ids behind the tokenizer's own prefix, once; None where the arms' tokenizers disagree.
@@ -197,7 +209,7 @@ def _rendered(text: Text, requests: Sequence[Any], asked: Asked) -> dict[int, st
         content = request.messages if isinstance(request, Generate) else request.context
         prefill = request.prefill
         try:
-            prompts[index] = content if isinstance(content, str) else text.render(content, prefill)
+            prompts[index] = content if isinstance(content, str) else text.render(content, prefill, turn=request.turn)
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             asked.errors[index] = f"the chat template refuses the messages ({type(error).__name__})"
     return prompts

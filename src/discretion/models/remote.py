@@ -161,7 +161,7 @@ class RemoteModel:
         """Text for each request."""
 
         def refuse(request: Generate) -> str | None:
-            return NO_PREFILL if request.prefill else None
+            return NO_PREFILL if request.prefill or request.turn != "assistant" else None
 
         def call(request: Generate) -> Call:
             sampling = request.sampling
@@ -186,7 +186,7 @@ class RemoteModel:
         def refuse(request: LogLikelihood) -> str | None:
             if isinstance(request.context, str) or request.per_token:
                 return "the endpoint scores no text of its own, only the first token of an answer"
-            return NO_PREFILL if request.prefill else None
+            return NO_PREFILL if request.prefill or request.turn != "assistant" else None
 
         def call(request: LogLikelihood) -> Call:
             messages = () if isinstance(request.context, str) else request.context
