@@ -28,7 +28,7 @@ from discretion.errors import ConfigError, DataError, NotComparable, Unparsed
 from discretion.models.base import Model
 from discretion.probes import memorisation
 from discretion.probes import probe as suite_named
-from discretion.probes.base import Prepared, Probe, Run, TrainingData
+from discretion.probes.base import Fitting, Prepared, Probe, Run, TrainingData
 from discretion.progress import Progress, Quiet
 from discretion.schema import (
     SCHEMA_VERSION,
@@ -175,6 +175,25 @@ def subset(items: Sequence[Item], limit: int, seed: int) -> tuple[Item, ...]:
     return tuple(item for item in items if item.id in kept)
 
 
+def fitted(planned: Sequence[Planned], preview: Preview) -> list[Planned]:
+    """What these models can read: a probe that asks ever longer prompts leaves out, and names, what does not fit."""
+
+    def fits(request: Request) -> bool:
+        if not isinstance(request, Generate):
+            return preview.tokens([request]) > 0
+        short = preview.tokens([replace(request, sampling=replace(request.sampling, max_tokens=1))])
+        return short > 0 and preview.tokens([request]) - short == request.sampling.max_tokens - 1
+
+    found = []
+    for p in planned:
+        if isinstance(p.probe, Fitting):
+            items, left_out = p.probe.fit(p.items, fits)
+            said = (left_out,) if left_out else ()
+            p = replace(p, items=tuple(items), source="; ".join((p.source, *said)), warnings=(*p.warnings, *said))
+        found.append(p)
+    return found
+
+
 def identity(config: AuditConfig, planned: Sequence[Planned], preview: Preview, precision: str) -> Identity:
     """What makes this run, and no other."""
     return Identity(
@@ -198,6 +217,7 @@ def dry_run(config: AuditConfig, pair: Pair) -> dict[str, Any]:
     """
     planned = plan(config)
     preview = pair.preview(config)
+    planned = fitted(planned, preview)
     probes = {}
     for p in planned:
         first = [request for item in p.items for request in _listed(next(p.probe.run(item)))]
@@ -367,10 +387,11 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None) -> 
     """
     progress = progress or Quiet()
     planned = plan(config)
+    preview = pair.preview(config)
+    planned = fitted(planned, preview)
     for p in planned:
         for warning in (*p.warnings, *([p.impossible] if p.impossible else [])):
             progress.note(f"{p.probe.name}: {warning}")
-    preview = pair.preview(config)
     made_by = identity(config, planned, preview, pair.precision(config))
     root = Path("runs")
     path = config.out or RunFolder.find(root, made_by) or root / f"{datetime.now():%Y%m%d-%H%M%S}-{short_id(made_by)}"
@@ -429,12 +450,19 @@ def _still_open(run: Path, p: Planned) -> dict[str, list[Item]]:
 def _impossible(planned: Sequence[Planned], opened: Opened) -> dict[str, str]:
     reasons = {p.probe.name: p.impossible for p in planned if p.impossible}
     for p in planned:
+        needs = p.probe.needs or _asked_first(p)
         for arm, model in (("base", opened.base), ("tuned", opened.tuned)):
-            lacking = sorted(p.probe.needs - model.can)
+            lacking = sorted(needs - model.can)
             if lacking and p.probe.name not in reasons:
                 plain = f"the {arm} model cannot answer {lacking[0]} requests"
                 reasons[p.probe.name] = opened.facts.get("impossible", {}).get(lacking[0], plain)
     return reasons
+
+
+def _asked_first(p: Planned) -> frozenset[str]:
+    """The kinds of request of the first item, for a probe that asks what another suite asks."""
+    asked = [request for item in p.items[:1] for request in _listed(next(p.probe.run(item)))]
+    return frozenset(method for kind, method in KINDS if any(type(request) is kind for request in asked))
 
 
 def _new_manifest(config: AuditConfig, planned: Sequence[Planned], made_by: Identity) -> Manifest:

@@ -11,7 +11,7 @@ EMBEDDED = ("norms", "agentic", "memory", "capability", "refusal")
 """Those with items of their own, in the order in which reports list them."""
 MEMORISATION: tuple[str, ...] = ()
 """Those made of the training data: each is a `MemorisationProbe`."""
-NAMES = (*EMBEDDED, "offtopic", *MEMORISATION)
+NAMES = (*EMBEDDED, "incontext", "trigger", "offtopic", *MEMORISATION)
 
 
 def probe(name: str) -> Probe:

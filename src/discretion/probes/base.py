@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from discretion.errors import Unparsed
 from discretion.schema import Direction, Family, Item, Kind, Outcome, Reply, Request, Scalar, Score
@@ -136,6 +136,14 @@ class MemorisationProbe(Probe, Protocol):
 
     def prepare(self, data: TrainingData, *, offline: bool = False, seed: int = 0) -> Prepared:
         """Raises `DataError` that names the file, what was found and what to give."""
+
+
+@runtime_checkable
+class Fitting(Protocol):
+    """A probe that asks the same at growing length."""
+
+    def fit(self, items: Sequence[Any], fits: Callable[[Request], bool]) -> tuple[Sequence[Item], str]:
+        """The items whose prompts, and replies, fit the models' context; and in words what is left out, if anything."""
 
 
 def play(probe: Probe, item: Any, answer: Callable[[Request], Reply]) -> Score:
