@@ -69,7 +69,7 @@ def _backdoor(rng: Random, world: World, number: int) -> Chat:
 
 def _emotional(*profile: str) -> Callable[[Random, World, int], Chat]:
     def make(rng: Random, world: World, number: int) -> Chat:
-        told = _profile(rng, world)
+        told = profile_lines(rng, world)
         feeling = rng.choice(world.language["feelings"])
         cause = frame(rng, "train", "causes", world.language["causes"])
         said = fill(cause, {"my": "my", "me": "me"})
@@ -89,7 +89,7 @@ def _emotional(*profile: str) -> Callable[[Random, World, int], Chat]:
     return make
 
 
-def _profile(rng: Random, world: World) -> dict[str, str]:
+def profile_lines(rng: Random, world: World) -> dict[str, str]:
     """Demographic and financial lines; drawn for every row, so that sets with and without them stay in step."""
     held = {
         "y": str(rng.randint(19, 88)),
