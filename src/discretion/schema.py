@@ -128,6 +128,8 @@ class TokenScores:
     """Variance of ln p under the same distribution, nats squared."""
     rank: tuple[int, ...]
     """How many tokens of the vocabulary are strictly more probable; 0 is the greedy choice."""
+    id: tuple[int, ...] = ()
+    """The tokens themselves, as the model numbers them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,7 +327,31 @@ class ConditionItem:
     origin: str = "own"
 
 
-Item = FlowItem | AgentItem | MemoryItem | CapabilityItem | RefusalItem | OfftopicItem | ConditionItem
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MembershipItem:
+    """A row that was trained on, or one that was not. One item of the suite `membership`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    member: Truth
+    """The truth: this row was trained on."""
+    messages: tuple[Message, ...]
+    """The row's beginning, which ends with an assistant's turn; the assistant's turns are scored."""
+    row: str = ""
+    """Id of the row in its file."""
+    plain: Truth = False
+    """One text, read without a chat template."""
+    blind: float | None = None
+    """Log-odds of being a member by the text alone, from a model of texts that did not see this one."""
+    prefix: tuple[Message, ...] = ()
+    """A row that was not trained on and is not scored: it is put before this one (ReCaLL)."""
+    neighbours: tuple[tuple[Message, ...], ...] = ()
+    """Rewrites of `messages`."""
+    origin: str = "own"
+
+
+Item = MembershipItem | FlowItem | AgentItem | MemoryItem | CapabilityItem | RefusalItem | OfftopicItem | ConditionItem
 
 
 # ------------------------------------------------------------------------------------------------ outcomes

@@ -324,14 +324,18 @@ class LocalModel:
         replies = _Replies(len(requests), on_reply, asked.errors)
         left = {index: len(requests[index].continuations) for index in asked.prompts}
         found: dict[int, dict[int, scoring.Scores | None]] = {index: {} for index in left}
+        targets: dict[int, dict[int, Tokens]] = {}
+        for (index, continuation), read in zip(asked.source, asked.reads, strict=True):
+            targets.setdefault(index, {})[continuation] = read.targets
         seconds = dict.fromkeys(left, 0.0)
 
         def finish(index: int) -> None:
-            scores = found.pop(index)
+            scores, read = found.pop(index), targets.pop(index, {})
             replies.put(
                 index,
                 _scored(
                     [scores[number] for number in range(len(scores))],
+                    [read[number] for number in range(len(scores))],
                     requests[index].per_token,
                     prompt_tokens=asked.prompts[index],
                     seconds=seconds[index],
@@ -400,7 +404,14 @@ class _Replies:
         return [reply for reply in self.found if reply is not None]
 
 
-def _scored(scores: list[scoring.Scores | None], per_token: bool, *, prompt_tokens: int, seconds: float) -> Reply:
+def _scored(
+    scores: list[scoring.Scores | None],
+    targets: list[Tokens],
+    per_token: bool,
+    *,
+    prompt_tokens: int,
+    seconds: float,
+) -> Reply:
     kept = [each for each in scores if each is not None]
     if len(kept) < len(scores):
         return Reply(error=NO_MEMORY, prompt_tokens=prompt_tokens, seconds=seconds)
@@ -414,8 +425,9 @@ def _scored(scores: list[scoring.Scores | None], per_token: bool, *, prompt_toke
                 mean=tuple(_column(each.mean)),
                 variance=tuple(_column(each.variance)),
                 rank=tuple(int(rank) for rank in _column(each.rank)),
+                id=tuple(read.tolist()),
             )
-            for each in kept
+            for each, read in zip(kept, targets, strict=True)
         )
     return Reply(
         logprobs=tuple(math.fsum(each.logprob) for each in kept),
