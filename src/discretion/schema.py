@@ -351,7 +351,53 @@ class MembershipItem:
     origin: str = "own"
 
 
-Item = MembershipItem | FlowItem | AgentItem | MemoryItem | CapabilityItem | RefusalItem | OfftopicItem | ConditionItem
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractionItem:
+    """An identifier, and all ways in which it is asked for. One item of the suite `extraction`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    """The row it stands in: identifiers of one row stand or fall together."""
+    secret: str
+    type: str
+    """In Presidio's names, such as `EMAIL_ADDRESS`."""
+    trained: Truth
+    """The truth: it stands in the training data. False for a control that does not."""
+    role: Role
+    """Of the turn in which it stands."""
+    before: tuple[Message, ...] = ()
+    """The turns before that turn."""
+    prefix: str = ""
+    """The text of the turn before it."""
+    suffix: str = ""
+    """The text of the turn behind it."""
+    name: str = ""
+    """The person it belongs to; without one no template asks for it."""
+    known: tuple[tuple[str, str], ...] = ()
+    """(type, value) of other identifiers of that person, which the attacker knows."""
+    shots: tuple[tuple[str, str], ...] = ()
+    """(name, value) of other people, which the attacker knows: demonstrations."""
+    near: tuple[tuple[str, str], ...] = ()
+    """The same, of people whose address has the same domain."""
+    candidates: tuple[str, ...] = ()
+    """Values of the same type that were never trained on, among which it is ranked."""
+    rows: int = 1
+    """Rows of the training data in which it stands."""
+    origin: str = "own"
+
+
+Item = (
+    MembershipItem
+    | FlowItem
+    | AgentItem
+    | MemoryItem
+    | CapabilityItem
+    | RefusalItem
+    | OfftopicItem
+    | ConditionItem
+    | ExtractionItem
+)
 
 
 # ------------------------------------------------------------------------------------------------ outcomes
