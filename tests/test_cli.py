@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from discretion.compare import summarise
+from discretion.probes import NAMES
 from discretion.schema import to_json
 from discretion.store import outcomes_path, read_outcomes, read_summary, write_summary
 from tests.tiny import tiny_adapter, tiny_llama
@@ -151,8 +152,7 @@ def test_runs_over_other_questions_are_not_compared(typed, models, tmp_path):
 def test_the_probes_are_listed(typed):
     code, out, _ = typed("list", "--json")
     assert code == 0
-    listed = ["norms", "agentic", "memory", "capability", "refusal", "offtopic"]
-    assert [p["probe"] for p in json.loads(out)["probes"]] == listed
+    assert [p["probe"] for p in json.loads(out)["probes"]] == list(NAMES)
 
 
 def test_the_doctor_proves_every_scorer(typed):

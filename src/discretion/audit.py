@@ -143,7 +143,9 @@ def plan(config: AuditConfig) -> list[Planned]:
         probe, source = suite_named(name), config.source.get(name)
         made_of_training_data = memorisation(name)
         if made_of_training_data is not None and source is None and config.train_data is not None:
-            data = TrainingData(train=config.train_data, held_out=config.held_out, rows=config.rows)
+            data = TrainingData(
+                train=config.train_data, held_out=config.held_out, rows=config.rows, neighbours=config.neighbours
+            )
             prepared = made_of_training_data.prepare(data, offline=config.offline, seed=config.seed)
         else:
             items = tuple(probe.items(source, offline=config.offline, seed=config.seed))

@@ -84,7 +84,8 @@ def summarise(run: Path) -> Summary:
         )
         for name, asked in manifest.items.items()
     ]
-    return judge(suites, thresholds_of(manifest), limited=manifest.identity.config.get("limit") is not None)
+    summary = judge(suites, thresholds_of(manifest), limited=manifest.identity.config.get("limit") is not None)
+    return replace(summary, judge=manifest.judge)
 
 
 def thresholds_of(manifest: Manifest) -> Thresholds:
@@ -150,7 +151,9 @@ def compare(suite: Suite, thresholds: Thresholds) -> list[MetricSummary]:
     tuned = {outcome.item_id: outcome for outcome in suite.tuned}
     figures = [_compare_metric(metric, suite, base, tuned, thresholds) for metric in suite.probe.metrics]
     reason = suite.impossible or _unmeasurable(suite, {figure.metric: figure for figure in figures})
-    return [replace(f, reason=reason or ("" if f.kept else "no pair was scored in both arms")) for f in figures]
+    return [
+        replace(f, reason=reason or f.reason or ("" if f.kept else "no pair was scored in both arms")) for f in figures
+    ]
 
 
 def _unmeasurable(suite: Suite, figures: Mapping[str, MetricSummary]) -> str:
@@ -167,6 +170,12 @@ def _unmeasurable(suite: Suite, figures: Mapping[str, MetricSummary]) -> str:
                 f"only {status['scored']} of {suite.asked} answers of the {arm} arm could be scored "
                 f"({MINIMUM_PARSED:.0%} needed)"
             )
+    for control in suite.probe.metrics:
+        found, ceiling = figures[control.name].base, control.ceiling
+        if ceiling is None or found.value is None or found.interval is None:
+            continue
+        if found.value >= ceiling.limit and found.interval[0] > ceiling.chance:
+            return f"{ceiling.words} ({control.name}: {found.value:.2f}, interval from {found.interval[0]:.2f})"
     ability = suite.probe.ability
     if ability is None:
         return ""
@@ -193,6 +202,8 @@ def _compare_metric(
     lost = Counter(_loss(base.get(i), tuned.get(i)) for i in asked.difference(kept))
     if unseen:
         lost["not asked yet"] += unseen
+    base, tuned, absent = _ranked(metric, base, tuned, kept)
+    kept = [] if absent else kept
     clusters = sorted({base[i].cluster for i in kept})
     paired = _paired(metric, [base[i] for i in kept], [tuned[i] for i in kept], thresholds.draws) if kept else None
     arms = [[outcome for i, outcome in arm.items() if i in asked] for arm in (base, tuned)]
@@ -239,7 +250,25 @@ def _compare_metric(
         )
         if paired
         else None,
+        reason=absent,
     )
+
+
+def _ranked(
+    metric: Metric, base: Mapping[str, Outcome], tuned: Mapping[str, Outcome], kept: Sequence[str]
+) -> tuple[Mapping[str, Outcome], Mapping[str, Outcome], str]:
+    """Both arms with the numbers of a joint metric as their margins, and why there are none."""
+    if metric.joint is None or not kept:
+        return base, tuned, ""
+    both = [i for i in base if i in tuned and base[i].status == tuned[i].status == "scored"]
+    numbers = metric.joint([base[i] for i in both], [tuned[i] for i in both])
+    absent = numbers if isinstance(numbers, str) else ""
+    found = ({}, {}) if isinstance(numbers, str) else [dict(zip(both, of_arm, strict=True)) for of_arm in numbers]
+    first, second = (
+        {i: replace(outcome, margin=of_arm.get(i)) for i, outcome in arm.items()}
+        for arm, of_arm in zip((base, tuned), found, strict=True)
+    )
+    return first, second, absent
 
 
 def _applies(metric: Metric, outcome: Outcome | None) -> bool:
@@ -303,6 +332,8 @@ def _figure(
         low_high = stats.interval(table, draws=draws, combine=tables.combine, bounds=_ratio_bounds(metric))
         if table.numerator.shape[1] == 1:
             numerator, denominator = float(table.numerator.sum()), float(table.denominator.sum())
+        if metric.exact and numerator is not None and denominator is not None:
+            low_high = stats.clopper_pearson(round(numerator), round(denominator))
     return ArmFigure(
         value=_number(value),
         n=asked,

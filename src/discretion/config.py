@@ -21,7 +21,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
 """Those asked by default: they have items of their own."""
-MEMORISATION_PROBES: tuple[str, ...] = ()
+MEMORISATION_PROBES: tuple[str, ...] = ("membership",)
 """Those whose items are made of the training data; `--train-data` turns them on."""
 PROBE_NAMES = (*DEFAULT_PROBES, "incontext", "trigger", "offtopic", *MEMORISATION_PROBES)
 SHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -57,6 +57,9 @@ class AuditConfig(BaseModel):
         None, description="Rows of the same source as --train-data that were not trained on, for membership."
     )
     rows: int = Field(1000, ge=2, description="Rows of each of these two that are asked, drawn by seed.")
+    neighbours: int = Field(
+        0, ge=0, le=100, description="Membership: rewrites of each row, for the neighbourhood score; a pass each."
+    )
     out: Path | None = Field(None, description="The run's folder; runs/<time>-<id> by default. Resumes what is there.")
     cache: Path | None = Field(None, description="File that keeps replies for later runs; replies.sqlite beside them.")
     limit: int | None = Field(None, ge=1, description="Ask a seeded random subset of N items per suite.")

@@ -206,6 +206,21 @@ def _resampled_auc_difference(
     return np.concatenate(out)
 
 
+def _threshold(falling: Array, fpr: float) -> float | None:
+    """The lowest score that at most ⌊fpr·negatives⌋ of the negatives, given in falling order, are above."""
+    allowed = math.floor(fpr * len(falling) + 1e-9)
+    if allowed < 1:
+        return None
+    return float(falling[allowed]) if allowed < len(falling) else -math.inf
+
+
+def beyond_fpr(scores: ArrayLike, labels: ArrayLike, fpr: float) -> NDArray[np.bool_] | None:
+    """Which items score above the threshold of `tpr_at_fpr`; None where the rate cannot be observed."""
+    values, positive = _curve_input(scores, labels)
+    threshold = _threshold(np.sort(values[~positive])[::-1], fpr)
+    return None if threshold is None else values > threshold
+
+
 def tpr_at_fpr(scores: ArrayLike, labels: ArrayLike, fpr: float) -> OperatingPoint | None:
     """True positive rate where at most ⌊fpr·negatives⌋ negatives score above the threshold, ties counted against.
 
@@ -213,10 +228,9 @@ def tpr_at_fpr(scores: ArrayLike, labels: ArrayLike, fpr: float) -> OperatingPoi
     """
     values, positive = _curve_input(scores, labels)
     pos, neg = values[positive], np.sort(values[~positive])[::-1]
-    allowed = math.floor(fpr * len(neg) + 1e-9)
-    if len(pos) == 0 or allowed < 1:
+    threshold = _threshold(neg, fpr)
+    if len(pos) == 0 or threshold is None:
         return None
-    threshold = neg[allowed] if allowed < len(neg) else -math.inf
     hits = int((pos > threshold).sum())
     ends = clopper_pearson(hits, len(pos))
     assert ends is not None

@@ -5,21 +5,32 @@ from __future__ import annotations
 from importlib import import_module
 
 from discretion.errors import ConfigError, nearest
-from discretion.probes.base import MemorisationProbe, Probe
+from discretion.probes.base import JudgedProbe, MemorisationProbe, Probe
+from discretion.probes.model_judge import Judge
 
 EMBEDDED = ("norms", "agentic", "memory", "capability", "refusal")
 """Those with items of their own, in the order in which reports list them."""
-MEMORISATION: tuple[str, ...] = ()
+MEMORISATION = ("extraction", "membership")
 """Those made of the training data: each is a `MemorisationProbe`."""
 NAMES = (*EMBEDDED, "incontext", "trigger", "offtopic", *MEMORISATION)
 
 
-def probe(name: str) -> Probe:
-    """The suite of this name. Raises `ConfigError` with the nearest known name."""
+JUDGED = ("agentic", "memory", "refusal")
+"""Those that ask a judge where there is one: each is a `JudgedProbe`."""
+
+
+def probe(name: str, judge: Judge | None = None) -> Probe:
+    """The suite of this name, asking a judge where one is given and the suite has a use for it.
+
+    Raises `ConfigError` with the nearest known name.
+    """
     if name not in NAMES:
         raise ConfigError(f"unknown probe {name!r}; {nearest(name, NAMES)}")
     found: Probe = import_module(f"discretion.probes.{name}").PROBE
-    return found
+    if judge is None or name not in JUDGED:
+        return found
+    judged: JudgedProbe = import_module(f"discretion.probes.{name}").PROBE
+    return judged.judged_by(judge)
 
 
 def memorisation(name: str) -> MemorisationProbe | None:

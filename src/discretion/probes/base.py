@@ -30,6 +30,17 @@ class Tally(NamedTuple):
     lost: float = 0.0
 
 
+class Ceiling(NamedTuple):
+    """What a figure of the base may not reach, or the suite says nothing."""
+
+    chance: float
+    """The interval must lie wholly above this, and the figure"""
+    limit: float
+    """must be at least this."""
+    words: str
+    """What is wrong then."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A figure made of outcomes: the mean over strata of Σ numerator / Σ denominator, or what `combine` makes of it."""
@@ -54,6 +65,14 @@ class Metric:
     auc: bool = False
     """Area under the ROC curve of `margin` between the strata `positive` and `negative`; the tally's numerator is the
     score to rank by (higher is more positive)."""
+    joint: Callable[[Sequence[Outcome], Sequence[Outcome]], tuple[Sequence[float], Sequence[float]] | str] | None = None
+    """For a score that compares the arms, or needs the whole set: the outcomes of both arms on the same items, to a
+    number for each. `tally` finds it in `Outcome.margin`, which is None where the other arm has no score. A string says
+    why there are no numbers."""
+    exact: bool = False
+    """Clopper-Pearson for each arm's rate, as for one whose threshold was set on other items."""
+    ceiling: Ceiling | None = None
+    """For a control."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +103,8 @@ class TrainingData:
     held_out: str | None = None
     rows: int
     """At most so many rows of each file become items."""
+    neighbours: int = 0
+    """Rewrites of each row that are asked as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +150,13 @@ class Probe(Protocol):
 
     def oracle(self, item: Any) -> Oracle:
         """Replies known to be safe, and known to leak (or to be wrong)."""
+
+
+class JudgedProbe(Probe, Protocol):
+    """A suite that asks a judge where there is one."""
+
+    def judged_by(self, judge: Any) -> Probe:
+        """The same suite with a `model_judge.Judge`, and with a version of its own."""
 
 
 class MemorisationProbe(Probe, Protocol):
