@@ -105,12 +105,13 @@ def read(run: Path, note: Note = lambda text: None) -> tuple[Manifest, list[Line
     manifest = read_manifest(run)
     lines = []
     for name in manifest.items:
-        probe, items = suite_named(name), {}
         if name in manifest.impossible:
             note(f"{name}: nothing was measured, as {manifest.impossible[name]}")
             continue
+        probe, items = suite_named(name), {}
         try:
-            items = {item.id: item for item in _asked(run, manifest, name).items}
+            planned = _asked(run, manifest, name)
+            probe, items = planned.probe, {item.id: item for item in planned.items}
         except DiscretionError as error:
             note(f"{name}: without the questions, since they cannot be built again ({error})")
         for arm, model in zip(ARMS, (manifest.base, manifest.tuned), strict=True):
