@@ -102,7 +102,9 @@ def test_an_import_upwards_is_found(tmp_path):
 
 
 def test_probes_do_not_import_each_other():
-    suites = {"norms", "agentic", "memory", "capability", "refusal", "offtopic", "incontext", "trigger"}
+    suites = {
+        "norms", "extraction", "membership", "agentic", "memory", "capability", "refusal", "offtopic", "incontext", "trigger",
+    }
     for suite in suites:
         for name, _ in imports(SOURCE / "probes" / f"{suite}.py"):
             assert not any(name.startswith(f"discretion.probes.{other}") for other in suites - {suite}), (suite, name)

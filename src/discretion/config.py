@@ -21,7 +21,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
 """Those asked by default: they have items of their own."""
-MEMORISATION_PROBES: tuple[str, ...] = ("membership",)
+MEMORISATION_PROBES = ("extraction", "membership")
 """Those whose items are made of the training data; `--train-data` turns them on."""
 PROBE_NAMES = (*DEFAULT_PROBES, "incontext", "trigger", "offtopic", *MEMORISATION_PROBES)
 SHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
