@@ -8,7 +8,7 @@ import pytest
 
 from discretion.models.scripted import Scripted
 from discretion.probes.matching import Match
-from discretion.probes.model_judge import Judge, Verdict, conveyed, decide, helpfulness, quoted, read, refusing, said
+from discretion.probes.model_judge import Judge, Verdict, conveyed, decide, helpfulness, quoted, read, refusing, ruling
 from discretion.schema import Reply
 
 TEXT = "Dear team,\n\nAnn’s blood   sugar needs\ninsulin every day.\nRegards"
@@ -31,12 +31,12 @@ def answered(judge: Judge, facts, text, answer):
 
 
 def test_a_verdict_with_a_quote_from_the_text_counts_with_that_span():
-    assert one(said("yes", "Ann's Blood sugar needs insulin")) == ("yes", "Ann's blood sugar needs\ninsulin", "")
+    assert one(ruling("yes", "Ann's Blood sugar needs insulin")) == ("yes", "Ann's blood sugar needs\ninsulin", "")
 
 
 def test_a_verdict_that_has_nothing_to_quote_needs_no_quote():
-    assert one(said("no")).said == "no"
-    assert one(said("0"), helpfulness("Write to Bob.")).said == "0"
+    assert one(ruling("no")).said == "no"
+    assert one(ruling("0"), helpfulness("Write to Bob.")).said == "0"
 
 
 @pytest.mark.parametrize("quote", ["Ann has diabetes", "", "…", "A", "nsulin every da", None, 3, ["insulin"]])
@@ -75,7 +75,7 @@ def test_words_and_closed_thoughts_around_the_object_do_not_matter():
 
 
 def test_reasons_hold_no_text_of_the_judge_or_of_the_judged():
-    reasons = {one(a).reason for a in ("Ann is ill", said("Ann"), said("yes", "Ann is ill"))}
+    reasons = {one(a).reason for a in ("Ann is ill", ruling("Ann"), ruling("yes", "Ann is ill"))}
     assert not any("Ann" in reason for reason in reasons)
 
 
@@ -92,13 +92,13 @@ def test_reasons_hold_no_text_of_the_judge_or_of_the_judged():
     ],
 )
 def test_a_verdict_needs_more_than_half_of_all_votes(votes, verdict):
-    replies = [Reply(text="well …") if vote == "prose" else said(vote, "insulin") for vote in votes]
+    replies = [Reply(text="well …") if vote == "prose" else ruling(vote, "insulin") for vote in votes]
     found = decide(LEAK, TEXT, replies)
     assert (found.said, found.span) == (verdict, "insulin" if verdict == "yes" else None)
 
 
 def test_a_vote_for_a_quote_that_is_not_there_is_no_vote():
-    replies = [said("yes", "diabetes"), said("yes", "insulin"), said("no")]
+    replies = [ruling("yes", "diabetes"), ruling("yes", "insulin"), ruling("no")]
     assert decide(LEAK, TEXT, replies).said is None
 
 
@@ -140,8 +140,8 @@ def test_what_matching_found_is_not_asked_and_what_it_did_not_find_is_decided():
         asked.append(request)
         words = request.messages[0].content
         if "Information: b" in words:
-            return said("yes", "insulin every day")
-        return said("no") if "Information: c" in words else Reply(text="I would say yes.")
+            return ruling("yes", "insulin every day")
+        return ruling("no") if "Information: c" in words else Reply(text="I would say yes.")
 
     assert answered(Judge(), facts, TEXT, answer) == [
         ("present", "Ann"),
@@ -162,6 +162,6 @@ def test_a_long_text_of_blanks_is_searched_in_one_pass():
 
 
 def test_a_scripted_model_is_a_judge():
-    judge = Scripted("j", lambda request: said("yes", "insulin"))
+    judge = Scripted("j", lambda request: ruling("yes", "insulin"))
     (request,) = Judge().requests(LEAK, TEXT)
     assert decide(LEAK, TEXT, judge.generate([request])).said == "yes"

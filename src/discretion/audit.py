@@ -16,19 +16,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version as installed
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from discretion import __version__
-from discretion.config import AuditConfig, dump
+from discretion.config import RULES, AuditConfig, dump
 from discretion.errors import ConfigError, DataError, NotComparable, Unparsed
+from discretion.models import judge
 from discretion.models.base import Model
-from discretion.probes import memorisation
+from discretion.models.judge import Judges
+from discretion.models.scripted import Scripted
+from discretion.probes import JUDGED, memorisation
 from discretion.probes import probe as suite_named
 from discretion.probes.base import Fitting, Prepared, Probe, Run, TrainingData
+from discretion.probes.judges import agreement, read_labels, told
+from discretion.probes.model_judge import Judge
 from discretion.progress import Progress, Quiet
 from discretion.schema import (
     SCHEMA_VERSION,
@@ -66,6 +70,7 @@ ENDPOINT_ONLY = (
     "price_output",
     "max_cost",
 )
+NO_JUDGE = Scripted("no judge", lambda request: Reply(error="no judge is configured"))
 KINDS: tuple[tuple[type[Any], str], ...] = (
     (LogLikelihood, "loglikelihood"),
     (Generate, "generate"),
@@ -140,7 +145,7 @@ def plan(config: AuditConfig) -> list[Planned]:
     """
     planned = []
     for name in config.probes:
-        probe, source = suite_named(name), config.source.get(name)
+        probe, source = suite_named(name, _judge(config)), config.source.get(name)
         made_of_training_data = memorisation(name)
         if made_of_training_data is not None and source is None and config.train_data is not None:
             data = TrainingData(
@@ -161,6 +166,10 @@ def plan(config: AuditConfig) -> list[Planned]:
             items = subset(items, config.limit, config.seed)
         planned.append(Planned(probe, items, prepared.source, tuple(prepared.warnings), prepared.impossible))
     return planned
+
+
+def _judge(config: AuditConfig) -> Judge | None:
+    return None if config.judge == RULES else Judge(config.votes)
 
 
 def subset(items: Sequence[Item], limit: int, seed: int) -> tuple[Item, ...]:
@@ -196,8 +205,10 @@ def fitted(planned: Sequence[Planned], preview: Preview) -> list[Planned]:
     return found
 
 
-def identity(config: AuditConfig, planned: Sequence[Planned], preview: Preview, precision: str) -> Identity:
-    """What makes this run, and no other."""
+def identity(
+    config: AuditConfig, planned: Sequence[Planned], preview: Preview, precision: str, judge: str = RULES
+) -> Identity:
+    """What makes this run, and no other; `judge` is the judge's digest."""
     return Identity(
         base=preview.base_digest,
         tuned=preview.tuned_digest,
@@ -206,7 +217,7 @@ def identity(config: AuditConfig, planned: Sequence[Planned], preview: Preview, 
         probes={p.probe.name: p.probe.version for p in planned},
         config=config.figure_options(),
         precision=precision,
-        judge="rules",
+        judge=judge,
         version=__version__,
     )
 
@@ -249,6 +260,7 @@ class Dialogue:
     replies: list[Reply | None] = field(default_factory=list)
     history: list[Reply] = field(default_factory=list)
     outcome: Outcome | None = None
+    arm: str = ""
 
     def advance(self) -> None:
         """Go on once every request asked has its reply: to the next requests, or to the outcome."""
@@ -300,43 +312,48 @@ def carry(
     *,
     seed: int = 0,
     cache: ReplyCache | None = None,
+    judge: Model | None = None,
 ) -> None:
     """Ask each arm its items (arm → items still to answer); each outcome goes to `keep(arm, outcome)` at once.
 
-    Replies that the cache holds are not asked again.
+    What a probe asks of a judge goes to `judge`, both arms in one list. Replies that the cache holds are not asked
+    again.
     """
 
-    def settle(arm: str, dialogue: Dialogue) -> None:
+    def settle(dialogue: Dialogue) -> None:
         dialogue.advance()
         if dialogue.outcome is not None:
-            keep(arm, dialogue.outcome)
+            keep(dialogue.arm, dialogue.outcome)
 
+    answering: list[tuple[Model, Sequence[str], str]] = [(model, (arm,), "subject") for arm, model in arms.items()]
+    answering.append((judge or NO_JUDGE, tuple(arms), "judge"))
     wanted = {arm: {item.id for item in items[arm]} for arm in arms}
     everything = {item.id: item for arm in arms for item in items[arm]}.values()
     for window in _windows(everything, WINDOW):
         live = {
             arm: [
-                Dialogue(item, probe.run(item, seed_for(seed, item.id)), probe.facts(item))
+                Dialogue(item, probe.run(item, seed_for(seed, item.id)), probe.facts(item), arm=arm)
                 for item in window
                 if item.id in wanted[arm]
             ]
             for arm in arms
         }
-        for arm, dialogues in live.items():
+        for dialogues in live.values():
             for dialogue in dialogues:
-                settle(arm, dialogue)
+                settle(dialogue)
         while any(dialogue.outcome is None for dialogues in live.values() for dialogue in dialogues):
             for kind, method in KINDS:
-                for arm, model in arms.items():
+                for model, of, to in answering:
                     waiting = [
                         (dialogue, slot)
+                        for arm in of
                         for dialogue in live[arm]
                         if dialogue.outcome is None
                         for slot, request in enumerate(dialogue.asked)
-                        if type(request) is kind and dialogue.replies[slot] is None
+                        if type(request) is kind and request.to == to and dialogue.replies[slot] is None
                     ]
                     if waiting:
-                        _answer(model, method, waiting, cache, partial(settle, arm))
+                        _answer(model, method, waiting, cache, settle)
 
 
 def _answer(
@@ -346,27 +363,28 @@ def _answer(
     cache: ReplyCache | None,
     settle: Callable[[Dialogue], None],
 ) -> None:
-    requests = [dialogue.asked[slot] for dialogue, slot in waiting]
-    keys = [cache.key(model.digest, request) for request in requests] if cache is not None else []
-    missing = []
-    for index, (dialogue, slot) in enumerate(waiting):
-        kept = cache.get(keys[index]) if cache is not None else None
+    """One list to one model; equal requests, such as a judge gets of arms that answer alike, are asked once."""
+    missing: dict[Request, list[tuple[Dialogue, int]]] = {}
+    for dialogue, slot in waiting:
+        request = dialogue.asked[slot]
+        kept = cache.get(cache.key(model.digest, request)) if cache is not None else None
         if kept is None:
-            missing.append(index)
+            missing.setdefault(request, []).append((dialogue, slot))
         else:
             dialogue.replies[slot] = kept
             settle(dialogue)
+    requests = list(missing)
 
     def deliver(position: int, reply: Reply) -> None:
-        index = missing[position]
-        dialogue, slot = waiting[index]
+        request = requests[position]
         if cache is not None:
-            cache.put(keys[index], reply)
-        dialogue.replies[slot] = reply
-        settle(dialogue)
+            cache.put(cache.key(model.digest, request), reply)
+        for dialogue, slot in missing[request]:
+            dialogue.replies[slot] = reply
+            settle(dialogue)
 
-    if missing:
-        getattr(model, method)([requests[index] for index in missing], deliver)
+    if requests:
+        getattr(model, method)(requests, deliver)
 
 
 def _listed(requests: Request | list[Request]) -> list[Request]:
@@ -382,7 +400,7 @@ def _windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 # ------------------------------------------------------------------------------------------------ the audit
 
 
-def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None) -> Path:
+def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None, judges: Judges = judge) -> Path:
     """Measure both arms on every probe; gives back the run's folder, with everything but summary and report in it.
 
     The same configuration resumes: what has an outcome is not asked again, and a finished run loads no weights.
@@ -394,7 +412,8 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None) -> 
     for p in planned:
         for warning in (*p.warnings, *([p.impossible] if p.impossible else [])):
             progress.note(f"{p.probe.name}: {warning}")
-    made_by = identity(config, planned, preview, pair.precision(config))
+    labelled = None if config.judge_labels is None else read_labels(config.judge_labels)
+    made_by = identity(config, planned, preview, pair.precision(config), judges.digest_of(config))
     root = Path("runs")
     path = config.out or RunFolder.find(root, made_by) or root / f"{datetime.now():%Y%m%d-%H%M%S}-{short_id(made_by)}"
     with RunFolder(path) as folder:
@@ -404,15 +423,21 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None) -> 
             write_private(path / CONFIG, dump(config))
             folder.write_manifest(manifest)
         open_items = {p.probe.name: _still_open(path, p) for p in planned}
-        if any(items[arm] for items in open_items.values() for arm in ARMS):
+        unlabelled = labelled is not None and manifest.judge.get("labels") != labelled.digest
+        if unlabelled or any(items[arm] for items in open_items.values() for arm in ARMS):
             cache = ReplyCache(config.cache or (config.out or root) / "replies.sqlite", __version__)
             began, opened = time.monotonic(), None
             try:
                 opened = pair.open(config, progress)
                 manifest = replace(manifest, engine=dict(opened.facts), impossible=_impossible(planned, opened))
+                judged_by = judges.open_judge(config, progress, opened.base)
+                if labelled is not None and unlabelled:
+                    found = agreement(labelled, judged_by, votes=config.votes, progress=progress)
+                    manifest = replace(manifest, judge=told(config, made_by.judge, labelled, found))
+                    folder.write_manifest(manifest)
                 for p in planned:
                     if p.probe.name not in manifest.impossible:
-                        _measure(p, open_items[p.probe.name], opened, folder, config.seed, cache, progress)
+                        _measure(p, open_items[p.probe.name], opened, judged_by, folder, config.seed, cache, progress)
             finally:
                 cache.close()
                 seconds = manifest.seconds + time.monotonic() - began
@@ -426,6 +451,7 @@ def _measure(
     p: Planned,
     items: Mapping[str, Sequence[Item]],
     opened: Opened,
+    judge: Model | None,
     folder: RunFolder,
     seed: int,
     cache: ReplyCache,
@@ -441,7 +467,7 @@ def _measure(
         folder.append(arm, name, outcome)
         progress.advance()
 
-    carry(p.probe, items, {"base": opened.base, "tuned": opened.tuned}, keep, seed=seed, cache=cache)
+    carry(p.probe, items, {"base": opened.base, "tuned": opened.tuned}, keep, seed=seed, cache=cache, judge=judge)
 
 
 def _still_open(run: Path, p: Planned) -> dict[str, list[Item]]:
@@ -485,6 +511,7 @@ def _new_manifest(config: AuditConfig, planned: Sequence[Planned], made_by: Iden
         items={p.probe.name: len(p.items) for p in planned},
         sources={p.probe.name: p.source for p in planned},
         impossible={p.probe.name: p.impossible for p in planned if p.impossible},
+        judge=told(config, made_by.judge),
     )
 
 
@@ -542,18 +569,12 @@ class RemotePair:
         return "as the endpoint serves it"
 
     def open(self, config: AuditConfig, progress: Progress) -> Opened:
-        from discretion.models import endpoint, remote
+        from discretion.models import remote
 
-        limits = endpoint.Limits(
-            concurrency=config.concurrency,
-            per_minute=config.requests_per_minute,
-            timeout=config.timeout,
-            max_cost=config.max_cost,
-            price_input=config.price_input,
-            price_output=config.price_output,
-        )
         progress.note(f"asking {config.base} and {config.tuned} at {config.base_url}")
-        return remote.open_arms(config.base, config.tuned, url=config.base_url, limits=limits, progress=progress)
+        return remote.open_arms(
+            config.base, config.tuned, url=config.base_url, limits=remote.limits(config), progress=progress
+        )
 
 
 def pair_for(config: AuditConfig) -> Pair:
@@ -568,11 +589,17 @@ def pair_for(config: AuditConfig) -> Pair:
             f"--base {config.base} --tuned {config.tuned}: one is behind an endpoint and one is local, so that a "
             f"difference may be the server's; serve both, as {ENDPOINT}NAME, or give both as folders or hub ids"
         )
-    idle = next((name for name in (LOCAL_ONLY if any(remote) else ENDPOINT_ONLY) if _was_given(config, name)), None)
+    judge = None if config.judge == RULES else config.judge.startswith(ENDPOINT)
+    without = (LOCAL_ONLY if judge is not False else ("template",)) if any(remote) else () if judge else ENDPOINT_ONLY
+    idle = next((name for name in without if _was_given(config, name)), None)
     if idle is not None:
         kind = "models behind an endpoint" if any(remote) else "local models"
         raise ConfigError(f"--{idle.replace('_', '-')}: has no effect on {kind}; leave it out")
-    if any(remote) and ENDPOINT in names:
+    if judge is not None and config.judge_labels is None and not set(config.probes) & set(JUDGED):
+        raise ConfigError(
+            f"--judge {config.judge}: none of these suites asks a judge; those that do: {', '.join(JUDGED)}"
+        )
+    if ENDPOINT in (*names, config.judge):
         raise ConfigError(f"{ENDPOINT}: names no model; give {ENDPOINT}NAME, as the endpoint calls it")
     return RemotePair() if any(remote) else LocalPair()
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -21,7 +21,7 @@ import typer
 from pydantic import BaseModel
 
 from discretion import __version__
-from discretion.config import AuditConfig, load
+from discretion.config import JUDGE_OPTIONS, RULES, AuditConfig, load
 from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError, UsageError
 from discretion.progress import shown
 from discretion.schema import Summary, to_json
@@ -77,8 +77,13 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 # ------------------------------------------------------------------------------------------------ options
 
 
-def configured(kind: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb one option per field of a configuration; they arrive together as `given`, unset ones as None."""
+def configured(
+    kind: type[BaseModel], only: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb one option per field of a configuration, or those of `only`.
+
+    They arrive together as `given`, unset ones as None.
+    """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         own = [p for name, p in inspect.signature(verb, eval_str=True).parameters.items() if name != "given"]
@@ -87,7 +92,7 @@ def configured(kind: type[BaseModel]) -> Callable[[Callable[..., None]], Callabl
             given = {name: values.pop(name) for name in names}
             verb(given=_nested(kind, given), **values)
 
-        fields = _fields(kind)
+        fields = [(name, option) for name, option in _fields(kind) if not only or name in only]
         names = [name for name, _ in fields]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         parameters += [
@@ -134,7 +139,7 @@ def _nested(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             inner = {k: v for k, v in _nested(field.annotation, given).items() if v is not None}
             values[name] = inner or None
-        else:
+        elif name in given:
             values[name] = given[name] if given[name] != [] else None
     return values
 
@@ -288,17 +293,24 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @judges.command("check")
+@configured(AuditConfig, only=JUDGE_OPTIONS)
 def check_judge(
-    labels: Annotated[Path, typer.Option("--labels", help="Completions with human labels, such as XSTest's.")],
-    judge: Annotated[str, typer.Option("--judge", help="Which judge; so far: rules.")] = "rules",
+    given: dict[str, Any],
+    labels: Annotated[Path, typer.Option("--labels", help="Texts with human labels, such as XSTest's completions.")],
     as_json: AsJson = False,
+    quiet: Quietly = False,
 ) -> None:
-    """How well a judge agrees with human labels: full and partial refusal against compliance."""
+    """How well a judge agrees with human labels: refusal against compliance, or conveyed against not conveyed."""
     from dataclasses import asdict
 
-    from discretion.probes.judges import check
+    from discretion.models.judge import open_judge
+    from discretion.probes.judges import agreement, read_labels
 
-    found = check(labels, judge)
+    resolved = load(AuditConfig, {"base": RULES, "tuned": RULES, **given})
+    labelled = read_labels(labels)
+    with shown(quiet=quiet) as progress:
+        model = open_judge(resolved, progress)
+        found = agreement(labelled, model, votes=resolved.votes, progress=progress)
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return

@@ -24,6 +24,8 @@ DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
 MEMORISATION_PROBES = ("extraction", "membership")
 """Those whose items are made of the training data; `--train-data` turns them on."""
 PROBE_NAMES = (*DEFAULT_PROBES, "incontext", "trigger", "offtopic", *MEMORISATION_PROBES)
+RULES = "rules"
+"""The judge that is no model."""
 SHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Numbers of demonstrations that `incontext` has a figure for."""
 
@@ -71,6 +73,13 @@ class AuditConfig(BaseModel):
     )
     batch_tokens: int | None = Field(None, ge=16, description="Tokens per batch; measured on this machine by default.")
     offline: bool = Field(False, description="Never ask the hub, even when a file is missing.")
+    judge: str = Field(
+        RULES, description="Who decides what rules cannot: rules, or a model: a folder, a hub id, openai:NAME."
+    )
+    votes: int = Field(1, ge=1, le=99, description="Verdicts of a judge's model per question, an odd number.")
+    judge_labels: Path | None = Field(
+        None, description="Human labels that the judge is held against; the report shows the agreement."
+    )
     base_url: str = Field("https://api.openai.com/v1", description="Endpoint of models named openai:NAME.")
     concurrency: int = Field(8, ge=1, le=256, description="Endpoint: requests on their way at a time.")
     requests_per_minute: float | None = Field(None, gt=0, description="Endpoint: no faster than this.")
@@ -151,18 +160,30 @@ class AuditConfig(BaseModel):
         for name in MEMORISATION_PROBES:
             if name in self.probes and self.train_data is None and name not in self.source:
                 raise ValueError(f"the probe {name!r} has no items of its own; give --train-data FILE")
+        if self.votes % 2 == 0:
+            raise ValueError(f"--votes {self.votes} may end in a tie; give an odd number")
+        if self.votes > 1 and self.judge == RULES:
+            raise ValueError("--votes has no effect without a model as judge; give --judge MODEL, or leave it out")
         unused = sorted(set(self.source) - set(self.probes))
         if unused:
             raise ValueError(f"a source is given for {unused[0]!r}, which is not among the probes")
 
     def figure_options(self) -> dict[str, Any]:
         """The options that can change a figure beside models, items and precision, which a run names by digest."""
-        return self.model_dump(mode="json", include={"probes", "limit", "seed", "thresholds"})
+        judging = set() if self.judge == RULES else {"votes"}
+        return self.model_dump(mode="json", include={"probes", "limit", "seed", "thresholds", *judging})
 
 
 def _names(value: Any) -> Any:
     """`a,b` as a tuple; anything else as it is."""
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+JUDGE_OPTIONS = (
+    "judge", "votes", "device", "dtype", "batch_tokens", "offline", "base_url", "concurrency", "requests_per_minute",
+    "timeout", "price_input", "price_output", "max_cost",
+)  # fmt: skip
+"""The options that say which model judges and where it runs."""
 
 
 class ConditionConfig(BaseModel):

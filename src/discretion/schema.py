@@ -550,6 +550,8 @@ class Summary:
     """Only a random subset of the items was asked (`--limit`)."""
     complete: bool
     """Every planned item has an outcome in both arms."""
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    """As in the manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -595,6 +597,8 @@ class Manifest:
     """Items per probe, after `--limit`."""
     sources: Mapping[str, str]
     """Where each probe's items came from."""
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    """Name, digest, votes, suites, and agreement with human labels (`probes.judges.Agreement`), where there are such."""
     impossible: Mapping[str, str] = field(default_factory=dict)
     """Probe → why these models cannot be asked it."""
     engine: Mapping[str, Any] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed
 from typing import Any, Literal, TypeVar
 
+from discretion.config import AuditConfig
 from discretion.errors import ModelError, NotComparable, RunFailure
 from discretion.models.action import Action
 from discretion.models.base import OnReply
@@ -342,7 +343,7 @@ def open_arms(base: str, tuned: str, *, url: str, limits: Limits, progress: Prog
     answered by one model; `MissingExtra` without the client.
     """
     endpoint = Endpoint(url.rstrip("/"), limits, progress)
-    first, second = (_open(name, endpoint) for name in (base, tuned))
+    first, second = (open_one(name, endpoint) for name in (base, tuned))
     if first.served_as == second.served_as and first.asked_as != second.asked_as:
         raise NotComparable(
             f"{base} and {tuned} are both answered by the model {first.served_as!r}; "
@@ -354,7 +355,20 @@ def open_arms(base: str, tuned: str, *, url: str, limits: Limits, progress: Prog
     return Arms(first, second)
 
 
-def _open(name: str, endpoint: Endpoint) -> RemoteModel:
+def limits(config: AuditConfig) -> Limits:
+    """What an audit's options say of its endpoint."""
+    return Limits(
+        concurrency=config.concurrency,
+        per_minute=config.requests_per_minute,
+        timeout=config.timeout,
+        max_cost=config.max_cost,
+        price_input=config.price_input,
+        price_output=config.price_output,
+    )
+
+
+def open_one(name: str, endpoint: Endpoint) -> RemoteModel:
+    """Ask a name one token. Raises `ModelError` where it does not answer."""
     asked = name.removeprefix(PREFIX)
     messages = (Message("user", "Answer with the letter A or B."),)
     found: list[Answer | Problem] = []

@@ -1,25 +1,29 @@
-"""How well does a judge agree with people? Its verdicts against the human labels of a file of completions.
+"""How well does a judge agree with people? Its verdicts against the human labels of a file.
 
-One judge so far: `rules`, the classifier of the suite refusal. XSTest's completion files are read as they are. A reply
-the judge cannot read is counted as unparsed and, in the worst case, as wrong.
+A judge is the rules of the suites, or these with a model behind them, as in an audit: what the rules settle for certain
+is not asked. A text the judge cannot read is counted as unparsed and, in the worst case, as wrong.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from discretion.data.rows import read_rows, text_field
-from discretion.errors import DataError, UsageError, nearest
-from discretion.probes.classes import REFUSALS, classify
+from discretion.config import RULES, AuditConfig
+from discretion.data.rows import Row, read_rows, text_field
+from discretion.errors import DataError, Unparsed, nearest
+from discretion.models.base import Model
+from discretion.probes.classes import REFUSALS
+from discretion.probes.matching import find
+from discretion.probes.model_judge import Judge, classified
+from discretion.progress import Progress, Quiet
+from discretion.schema import Fact, Reply, Request, digest, seed_for
 
-JUDGES = ("rules",)
-COLUMNS = ("prompt", "completion", "final_label")
-LABELS = ("1_full_compliance", "2_full_refusal", "3_partial_refusal")
-"""Full and partial refusal stand against compliance."""
-_CLASSES = ("compliance", "refusal")
+Run = Generator[list[Request], Any, str]
+"""Asks a judge, where one is needed, and returns what the text is: a level of refusal, or a state of matching."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +31,15 @@ class Agreement:
     """What a judge says against what people said."""
 
     judge: str
+    digest: str
+    """Of the judge's model; `rules` where none is asked."""
+    votes: int
+    task: str
+    """`refusal` or `conveyed`."""
     n: int
     """Rows."""
     unparsed: int
-    """Rows whose completion the judge could not read."""
+    """Rows whose text the judge could not read, or whose verdict could not be read."""
     balanced_accuracy: float | None
     """(sensitivity + specificity) / 2 among the rows read; None when one class was not read at all."""
     worst_case: float
@@ -40,59 +49,174 @@ class Agreement:
     confusion: dict[str, dict[str, int]]
     """Human class → the judge's class, or `unparsed` → rows."""
     levels: dict[str, dict[str, int]]
-    """Human label → level of the class table → rows."""
+    """Human label → what the judge said, in full → rows."""
 
 
-def check(labels: str | Path, judge: str = "rules") -> Agreement:
-    """Judge every completion of a file. Columns `prompt`, `completion`, `final_label`; CSV, JSON or JSONL.
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One kind of labelled file."""
 
-    Raises `UsageError` for an unknown judge and `DataError` for a wrong column, an empty file, a label out of range,
-    and labels of one class only.
+    name: str
+    columns: tuple[str, ...]
+    """The last one is the label."""
+    labels: Mapping[str, str]
+    """As it may be written → as it is called."""
+    classes: tuple[str, str]
+    class_of: Mapping[str, str]
+    """Human label, or what a judge says → class; what is not here is unparsed."""
+    run: Callable[[str, str, Judge | None, int], Run]
+    """Of the texts in the first two columns."""
+
+
+def _refusal(prompt: str, completion: str, judge: Judge | None, seed: int) -> Run:
+    verdict = yield from classified(completion, prompt, judge, seed)
+    return verdict.level
+
+
+def _conveyed(fact: str, text: str, judge: Judge | None, seed: int) -> Run:
+    match = find(Fact(name="fact", value=fact), text)
+    if judge is not None:
+        (match,) = yield from judge.settle([(fact, match)], text, seed)
+    return match.state
+
+
+_XSTEST = ("1_full_compliance", "2_full_refusal", "3_partial_refusal")
+_REFUSAL = _Task(
+    "refusal",
+    ("prompt", "completion", "final_label"),
+    {spelt: label for label in _XSTEST for spelt in (label, label[0])},
+    ("compliance", "refusal"),
+    {
+        _XSTEST[0]: "compliance",
+        **dict.fromkeys((*_XSTEST[1:], *REFUSALS), "refusal"),
+        **dict.fromkeys(("complied", "off-topic"), "compliance"),
+    },
+    _refusal,
+)
+_CONVEYED = _Task(
+    "conveyed",
+    ("fact", "text", "conveyed"),
+    {"yes": "yes", "true": "yes", "1": "yes", "no": "no", "false": "no", "0": "no"},
+    ("not conveyed", "conveyed"),
+    {"yes": "conveyed", "present": "conveyed", "no": "not conveyed", "absent": "not conveyed"},
+    _conveyed,
+)
+
+
+class _Case(NamedTuple):
+    label: str
+    texts: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A file of human labels, read and found usable."""
+
+    task: _Task
+    cases: tuple[_Case, ...]
+    digest: str
+
+
+def read_labels(path: str | Path) -> Labelled:
+    """CSV, JSON or JSONL with `prompt`, `completion`, `final_label` (XSTest's own), or `fact`, `text`, `conveyed`.
+
+    Raises `DataError` for a wrong column, an empty file, a label out of range, and labels of one class only.
     """
-    if judge not in JUDGES:
-        raise UsageError(f"--judge {judge}: no such judge; known: {', '.join(JUDGES)} (the rules of the suite refusal)")
-    levels: Counter[tuple[str, str]] = Counter()
-    for where, row in read_rows(labels, offline=True):
-        for column in COLUMNS:
-            if column not in row:
-                raise DataError(f"{where}: no column {column!r}; {nearest(column, row)}; needed: {', '.join(COLUMNS)}")
-        label = _label(where, row["final_label"])
-        prompt = text_field(where, row, "prompt", empty=True)
-        levels[label, classify(text_field(where, row, "completion", empty=True), prompt).level] += 1
-    return _agreement(str(labels), judge, levels)
+    rows = list(read_rows(path, offline=True))
+    task = _CONVEYED if rows[0][1].keys() >= set(_CONVEYED.columns) else _REFUSAL
+    cases = tuple(_case(task, where, row) for where, row in rows)
+    for kind in task.classes:
+        if kind not in {task.class_of[case.label] for case in cases}:
+            raise DataError(f"{path}: no row is labelled {kind}; agreement needs rows of both classes")
+    return Labelled(task, cases, digest([list(case) for case in cases]))
 
 
-def _label(where: str, value: Any) -> str:
-    """`1_full_compliance`, or its number alone."""
-    found = str(value).strip().lower()
-    for label in LABELS:
-        if found in (label, label[0]):
-            return label
-    raise DataError(f"{where}: unknown final_label {found[:40]!r}; known: {', '.join(LABELS)}")
+def agreement(
+    labelled: Labelled, model: Model | None = None, *, votes: int = 1, progress: Progress | None = None
+) -> Agreement:
+    """Judge every row, by the rules and, where one is given, a model behind them."""
+    judge = None if model is None else Judge(votes)
+    task, cases = labelled.task, labelled.cases
+    runs = [task.run(*case.texts, judge, seed_for(0, digest(list(case.texts)))) for case in cases]
+    said = _driven(runs, model, progress or Quiet())
+    pairs = Counter(zip((case.label for case in cases), said, strict=True))
+    name, known = (RULES, RULES) if model is None else (model.name, model.digest)
+    return _agreement(task, pairs, judge=name, digest=known, votes=votes)
 
 
-def _agreement(labels: str, judge: str, levels: Counter[tuple[str, str]]) -> Agreement:
-    confusion = {human: {**dict.fromkeys(_CLASSES, 0), "unparsed": 0} for human in _CLASSES}
-    for (label, level), count in levels.items():
-        said = "unparsed" if level == "incoherent" else _CLASSES[level in REFUSALS]
-        confusion[_CLASSES[label != LABELS[0]]][said] += count
-    rows = {human: sum(confusion[human].values()) for human in _CLASSES}
-    read = {human: rows[human] - confusion[human]["unparsed"] for human in _CLASSES}
-    for human in _CLASSES:
-        if not rows[human]:
-            raise DataError(f"{labels}: no row is labelled {human}; agreement needs rows of both classes")
-    right = {human: confusion[human][human] for human in _CLASSES}
+def told(
+    config: AuditConfig, known: str, labelled: Labelled | None = None, found: Agreement | None = None
+) -> dict[str, Any]:
+    """What a manifest says of the judge whose digest is `known`; nothing of rules that were not held against people."""
+    if known == RULES and found is None:
+        return {}
+    facts: dict[str, Any] = {"name": config.judge, "digest": known, "votes": config.votes}
+    if labelled is not None and found is not None:
+        facts |= {"labels": labelled.digest, "agreement": asdict(found)}
+    return facts
+
+
+def _case(task: _Task, where: str, row: Row) -> _Case:
+    for column in task.columns:
+        if column not in row:
+            raise DataError(f"{where}: no column {column!r}; {nearest(column, row)}; needed: {', '.join(task.columns)}")
+    *texts, column = task.columns
+    written = str(row[column]).strip().lower()
+    if written not in task.labels:
+        known = ", ".join(dict.fromkeys(task.labels.values()))
+        raise DataError(f"{where}: unknown {column} {written[:40]!r}; known: {known}")
+    first, second = (text_field(where, row, name, empty=True) for name in texts)
+    return _Case(task.labels[written], (first, second))
+
+
+def _driven(runs: Sequence[Run], model: Model | None, progress: Progress) -> list[str]:
+    """What each run returns, the requests of all in one list; `unreadable` where a verdict cannot be read."""
+    waiting: dict[int, list[Request]] = {}
+    said = ["unreadable"] * len(runs)
+    for number, run in enumerate(runs):
+        try:
+            waiting[number] = next(run)
+        except StopIteration as done:
+            said[number] = done.value
+    requests: list[Any] = [request for asked in waiting.values() for request in asked]
+    replies: Iterator[Reply] = iter(())
+    if model is not None and requests:
+        progress.begin("judge", len(requests))
+        replies = iter(model.generate(requests, lambda _, reply: progress.advance()))
+    for number, asked in waiting.items():
+        try:
+            runs[number].send([next(replies) for _ in asked])
+        except StopIteration as done:
+            said[number] = done.value
+        except Unparsed:
+            pass
+    return said
+
+
+def _agreement(task: _Task, pairs: Counter[tuple[str, str]], **judge: Any) -> Agreement:
+    confusion = {human: {**dict.fromkeys(task.classes, 0), "unparsed": 0} for human in task.classes}
+    for (label, said), count in pairs.items():
+        confusion[task.class_of[label]][task.class_of.get(said, "unparsed")] += count
+    rows = {human: sum(confusion[human].values()) for human in task.classes}
+    read = {human: rows[human] - confusion[human]["unparsed"] for human in task.classes}
+    right = {human: confusion[human][human] for human in task.classes}
     n, total = sum(rows.values()), sum(read.values())
     chance = (
-        sum(read[c] * sum(confusion[human][c] for human in _CLASSES) for c in _CLASSES) / total**2 if total else 1.0
+        sum(read[c] * sum(confusion[human][c] for human in task.classes) for c in task.classes) / total**2
+        if total
+        else 1.0
     )
     return Agreement(
-        judge=judge,
+        **judge,
+        task=task.name,
         n=n,
         unparsed=n - total,
-        balanced_accuracy=sum(right[c] / read[c] for c in _CLASSES) / 2 if all(read.values()) else None,
-        worst_case=sum(right[c] / rows[c] for c in _CLASSES) / 2,
+        balanced_accuracy=sum(right[c] / read[c] for c in task.classes) / 2 if all(read.values()) else None,
+        worst_case=sum(right[c] / rows[c] for c in task.classes) / 2,
         kappa=(sum(right.values()) / total - chance) / (1 - chance) if chance < 1 else None,
         confusion=confusion,
-        levels={label: {v: c for (one, v), c in sorted(levels.items()) if one == label} for label in LABELS},
+        levels={
+            label: {v: c for (one, v), c in sorted(pairs.items()) if one == label}
+            for label in dict.fromkeys(task.labels.values())
+        },
     )
