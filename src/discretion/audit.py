@@ -19,16 +19,18 @@ from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from discretion import __version__
 from discretion.config import RULES, AuditConfig, dump
-from discretion.errors import ConfigError, DataError, NotComparable, Unparsed
+from discretion.errors import DataError, Unparsed
 from discretion.models import judge
 from discretion.models.base import Model
 from discretion.models.judge import Judges
+from discretion.models.pairs import Opened, Pair, Preview, RemotePair
+from discretion.models.pairs import pair_for as pair_for
 from discretion.models.scripted import Scripted
-from discretion.probes import JUDGED, memorisation
+from discretion.probes import memorisation
 from discretion.probes import probe as suite_named
 from discretion.probes.base import Fitting, Prepared, Probe, Run, TrainingData
 from discretion.probes.judges import agreement, read_labels, told
@@ -58,69 +60,12 @@ WINDOW = 512
 """Items that are live at a time: enough for full batches, few enough that memory does not grow with the probe set."""
 
 ARMS = ("base", "tuned")
-ENDPOINT = "openai:"
-"""What the name of a model behind an endpoint begins with."""
-LOCAL_ONLY = ("device", "dtype", "template", "batch_tokens")
-ENDPOINT_ONLY = (
-    "base_url",
-    "concurrency",
-    "requests_per_minute",
-    "timeout",
-    "price_input",
-    "price_output",
-    "max_cost",
-)
 NO_JUDGE = Scripted("no judge", lambda request: Reply(error="no judge is configured"))
 KINDS: tuple[tuple[type[Any], str], ...] = (
     (LogLikelihood, "loglikelihood"),
     (Generate, "generate"),
     (HiddenStates, "hidden_states"),
 )
-
-
-# ------------------------------------------------------------------------------------------------ models
-
-
-class Preview(Protocol):
-    """What is known of two models before their weights are loaded."""
-
-    @property
-    def base_digest(self) -> str: ...
-
-    @property
-    def tuned_digest(self) -> str: ...
-
-    @property
-    def template_digest(self) -> str: ...
-
-    def tokens(self, requests: Sequence[Request]) -> int:
-        """Tokens one arm computes for these requests, generation counted at its upper bound."""
-
-
-class Opened(Protocol):
-    """Two models, checked against each other and ready."""
-
-    @property
-    def base(self) -> Model: ...
-
-    @property
-    def tuned(self) -> Model: ...
-
-    @property
-    def facts(self) -> Mapping[str, Any]: ...
-
-
-class Pair(Protocol):
-    """Where the two models come from: local folders here, a script in tests, endpoints elsewhere."""
-
-    def preview(self, config: AuditConfig) -> Preview:
-        """Without weights."""
-
-    def precision(self, config: AuditConfig) -> str:
-        """Of the arithmetic, such as `float32 on cpu`."""
-
-    def open(self, config: AuditConfig, progress: Progress) -> Opened:
-        """With weights."""
 
 
 # ------------------------------------------------------------------------------------------------ what to ask
@@ -523,86 +468,3 @@ def _counts(run: Path, planned: Sequence[Planned]) -> dict[str, dict[str, dict[s
         }
         for arm in ARMS
     }
-
-
-@dataclass(frozen=True)
-class LocalPair:
-    """Two models from folders or the hub, answered on this machine."""
-
-    def preview(self, config: AuditConfig) -> Preview:
-        from discretion.models import local
-
-        return local.preview(config.base, config.tuned, template=config.template, offline=config.offline)
-
-    def precision(self, config: AuditConfig) -> str:
-        from discretion.models import loading
-
-        device = loading.pick_device(config.device)
-        kind = str(loading.pick_dtype(config.dtype, device)).removeprefix("torch.")
-        return f"{kind} on {device.partition(':')[0]}"
-
-    def open(self, config: AuditConfig, progress: Progress) -> Opened:
-        from discretion.models import local
-
-        progress.note(f"loading {config.base} and {config.tuned}")
-        return local.open_arms(
-            config.base,
-            config.tuned,
-            device=config.device,
-            dtype=config.dtype,
-            template=config.template,
-            offline=config.offline,
-            batch_tokens=config.batch_tokens,
-        )
-
-
-@dataclass(frozen=True)
-class RemotePair:
-    """Two models behind one OpenAI-compatible endpoint."""
-
-    def preview(self, config: AuditConfig) -> Preview:
-        from discretion.models import remote
-
-        return remote.preview(config.base, config.tuned, config.base_url)
-
-    def precision(self, config: AuditConfig) -> str:
-        return "as the endpoint serves it"
-
-    def open(self, config: AuditConfig, progress: Progress) -> Opened:
-        from discretion.models import remote
-
-        progress.note(f"asking {config.base} and {config.tuned} at {config.base_url}")
-        return remote.open_arms(
-            config.base, config.tuned, url=config.base_url, limits=remote.limits(config), progress=progress
-        )
-
-
-def pair_for(config: AuditConfig) -> Pair:
-    """The pair that the two names ask for: `openai:NAME` is a model of an endpoint, anything else is local.
-
-    Raises `NotComparable` for one of each, `ConfigError` for an option that would reach nothing.
-    """
-    names = (config.base, config.tuned)
-    remote = [name.startswith(ENDPOINT) for name in names]
-    if any(remote) and not all(remote):
-        raise NotComparable(
-            f"--base {config.base} --tuned {config.tuned}: one is behind an endpoint and one is local, so that a "
-            f"difference may be the server's; serve both, as {ENDPOINT}NAME, or give both as folders or hub ids"
-        )
-    judge = None if config.judge == RULES else config.judge.startswith(ENDPOINT)
-    without = (LOCAL_ONLY if judge is not False else ("template",)) if any(remote) else () if judge else ENDPOINT_ONLY
-    idle = next((name for name in without if _was_given(config, name)), None)
-    if idle is not None:
-        kind = "models behind an endpoint" if any(remote) else "local models"
-        raise ConfigError(f"--{idle.replace('_', '-')}: has no effect on {kind}; leave it out")
-    if judge is not None and config.judge_labels is None and not set(config.probes) & set(JUDGED):
-        raise ConfigError(
-            f"--judge {config.judge}: none of these suites asks a judge; those that do: {', '.join(JUDGED)}"
-        )
-    if ENDPOINT in (*names, config.judge):
-        raise ConfigError(f"{ENDPOINT}: names no model; give {ENDPOINT}NAME, as the endpoint calls it")
-    return RemotePair() if any(remote) else LocalPair()
-
-
-def _was_given(config: AuditConfig, option: str) -> bool:
-    return bool(getattr(config, option) != AuditConfig.model_fields[option].default)

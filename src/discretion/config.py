@@ -23,6 +23,8 @@ DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
 """Those asked by default: they have items of their own."""
 MEMORISATION_PROBES = ("extraction", "membership")
 """Those whose items are made of the training data; `--train-data` turns them on."""
+JUDGED_PROBES = ("agentic", "memory", "refusal")
+"""Those that ask a judge where there is one."""
 PROBE_NAMES = (*DEFAULT_PROBES, "incontext", "trigger", "offtopic", *MEMORISATION_PROBES)
 RULES = "rules"
 """The judge that is no model."""
@@ -164,6 +166,8 @@ class AuditConfig(BaseModel):
             raise ValueError(f"--votes {self.votes} may end in a tie; give an odd number")
         if self.votes > 1 and self.judge == RULES:
             raise ValueError("--votes has no effect without a model as judge; give --judge MODEL, or leave it out")
+        if self.judge != RULES and self.judge_labels is None and not set(self.probes) & set(JUDGED_PROBES):
+            raise ValueError(f"--judge {self.judge}: only {', '.join(JUDGED_PROBES)} ask a judge; add one to --probes")
         unused = sorted(set(self.source) - set(self.probes))
         if unused:
             raise ValueError(f"a source is given for {unused[0]!r}, which is not among the probes")

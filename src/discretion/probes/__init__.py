@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from discretion.config import JUDGED_PROBES
 from discretion.errors import ConfigError, nearest
 from discretion.probes.base import JudgedProbe, MemorisationProbe, Probe
 from discretion.probes.model_judge import Judge
@@ -15,8 +16,8 @@ MEMORISATION = ("extraction", "membership")
 NAMES = (*EMBEDDED, "incontext", "trigger", "offtopic", *MEMORISATION)
 
 
-JUDGED = ("agentic", "memory", "refusal")
-"""Those that ask a judge where there is one: each is a `JudgedProbe`."""
+JUDGED = JUDGED_PROBES
+"""Each is a `JudgedProbe`."""
 
 
 def probe(name: str, judge: Judge | None = None) -> Probe:
