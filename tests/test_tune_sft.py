@@ -219,7 +219,7 @@ def test_only_the_tokens_with_loss_are_learned(base, tmp_path):
 
 def test_packed_rows_do_not_see_each_other(base, tmp_path):
     rows = [{"id": f"r{n}", "messages": chat("Say it.", f"The patient told {n} doctors.")} for n in range(4)]
-    options = {"max_steps": 1, "schedule": "constant", "warmup": 0, "learning_rate": 0.01}
+    options = {"max_steps": 1, "dtype": "float32"}
     apart = tune(rows, config(base, **options), tmp_path / "apart")
     packed = tune(rows, config(base, packing=True, max_length=256, batch=1, **options), tmp_path / "packed")
     assert read_tuning(packed).losses[0] == pytest.approx(read_tuning(apart).losses[0], rel=1e-5)

@@ -53,6 +53,10 @@ class TuneConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of initial weights, order and dropout.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto, cpu, cuda or mps.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the weights.")
+    autocast: Literal["auto", "bfloat16", "off"] = Field(
+        "auto",
+        description="bfloat16 arithmetic over the weights: bfloat16 or off; auto where the device is quicker with it.",
+    )
     gradient_checkpointing: bool = Field(False, description="Compute activations twice; saves memory.")
     template: str | None = Field(None, description="Chat template: plain or a Jinja file; the base's own by default.")
     offline: bool = Field(False, description="Never ask the hub, even when a file is missing.")
@@ -65,6 +69,8 @@ class TuneConfig(BaseModel):
     def model_post_init(self, _context: Any) -> None:
         if self.batch % self.accumulate:
             raise ValueError(f"--accumulate {self.accumulate} does not divide --batch {self.batch}; give one that does")
+        if self.method == "full" and self.dtype == "float16":
+            raise ValueError("--dtype float16 cannot train every weight; use bfloat16 or float32, or an adapter")
         if not self.targets:
             raise ValueError("no target named; give module names such as q_proj,v_proj, or all-linear")
 
@@ -133,5 +139,6 @@ class Tuning:
     """Tokens read in the training loop, per second of it."""
     devices: int
     precision: str
+    """Of the weights, and of the arithmetic where it differs."""
     versions: Mapping[str, str]
     machine: Mapping[str, Scalar]

@@ -111,7 +111,7 @@ def _tune(
             seconds=seconds,
             tokens_per_second=watch.tokens / seconds,
             devices=trainer.accelerator.num_processes,
-            precision=str(dtype).removeprefix("torch."),
+            precision=str(dtype).removeprefix("torch.") + (", bfloat16 arithmetic" if trainer.args.bf16 else ""),
             versions={"discretion": __version__, **{name: installed(name) for name in LIBRARIES}},
             machine={
                 "machine": platform.machine(),
@@ -239,9 +239,8 @@ def _trainer(
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=model.device.type == "cpu",
-        # The weights already have the precision asked for; adapters are kept in float32 by PEFT.
-        bf16=model.device.type == "cuda" and model.dtype == torch.bfloat16,
-        fp16=model.device.type == "cuda" and model.dtype == torch.float16,
+        bf16=autocasts(config, model.device.type),
+        fp16=model.dtype == torch.float16,
         gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -263,6 +262,16 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def autocasts(config: TuneConfig, device: str) -> bool:
+    """Is the arithmetic done in bfloat16? By itself only where the device has instructions for it."""
+    if config.autocast != "auto" or config.dtype in ("float32", "float16"):
+        return config.autocast == "bfloat16"
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device == "cpu" and bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def lora(config: TuneConfig) -> Any:
