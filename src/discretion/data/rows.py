@@ -74,6 +74,20 @@ def beside(source: str | Path) -> tuple[str | Path, tuple[str, ...]]:
     return where, lines
 
 
+def read_lines(source: str | Path) -> list[tuple[str, str]]:
+    """The lines of a text file, blank ones too, without their ends, each with its place `file:line`.
+
+    Raises `DataError` for a file that is missing, not UTF-8, or blank.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise DataError(f"{source}: no such file; give a text file")
+    lines = [(f"{path}:{number}", text.rstrip("\r\n")) for number, text in _lines(path)]
+    if not any(text.strip() for _, text in lines):
+        raise DataError(f"{source}: holds no lines; give a file with at least one")
+    return lines
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 
