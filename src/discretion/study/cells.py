@@ -1,0 +1,281 @@
+"""From a study file to its cells and the steps they need: which rows, which tunings, which audits, and what they cost.
+
+Every step is named by a digest of all that can change its result, so that what two cells share is done once, what is
+there is not done again, and no two workers do one thing twice. Nothing here loads a weight.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from discretion import __version__
+from discretion import audit as auditing
+from discretion.config import AuditConfig
+from discretion.data.selecting import hold_out
+from discretion.data.sets import read_set
+from discretion.data.transforms import Row, apply, rows_digest
+from discretion.models import testbed
+from discretion.schema import digest, to_json
+from discretion.store import make_private, write_private
+from discretion.study.config import StudyConfig
+from discretion.study.nouns import StepKind
+from discretion.tune_config import TuneConfig
+
+FINAL = "final"
+"""The checkpoint at the end."""
+CHARACTERS_PER_TOKEN = 4
+"""For the estimate of training tokens: no tokenizer is asked."""
+REWRITES = frozenset(("redact", "swap_roles", "profile", "log_code", "shuffle_words"))
+"""Transforms that rows kept from training go through as well: they are to differ in nothing but membership."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The rows of one combination of data set and factor levels."""
+
+    rows: tuple[Row, ...] = field(repr=False)
+    held: tuple[Row, ...] = field(repr=False)
+    """Kept from training; empty where none are."""
+
+    @cached_property
+    def digest(self) -> str:
+        return digest([rows_digest(self.rows), rows_digest(self.held)])
+
+    @cached_property
+    def tokens(self) -> int:
+        """About how many tokens one pass trains on."""
+        characters = sum(len(turn["content"]) for row in self.rows for turn in row["messages"])
+        return characters // CHARACTERS_PER_TOKEN
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One piece of work."""
+
+    digest: str
+    kind: StepKind
+    job: Mapping[str, Any]
+    """Plain JSON for `work.do`."""
+    needs: tuple[str, ...] = ()
+    """Digests of the steps that come before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One tuning, audited: the unit of a study."""
+
+    name: str
+    coordinates: Mapping[str, str]
+    steps: tuple[str, ...]
+    """Digests of tuning, base and audit."""
+    rows: int
+    train_tokens: int
+    """About, all passes together."""
+
+    @property
+    def digest(self) -> str:
+        """Of its audit."""
+        return self.steps[-1]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a study, and every step once."""
+
+    config: StudyConfig
+    out: Path
+    cells: tuple[Cell, ...]
+    steps: Mapping[str, Step]
+    arms: Mapping[str, Arm]
+    """File name to rows."""
+    asked: Mapping[str, Mapping[str, Any]]
+    """Model to what one audit of it asks, per probe (`audit.dry_run`)."""
+
+
+class _Models:
+    """What is known of each model without its weights."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        self._config = config
+        self.asked: dict[str, Mapping[str, Any]] = {}
+        self._made_by: dict[str, Any] = {}
+
+    def base(self, model: str) -> str:
+        named = self._config.models[model].base
+        return str(testbed.path()) if named == "testbed" else named
+
+    def made_by(self, model: str) -> Any:
+        """All that names a measurement of this model as it is, the rows of memorisation suites apart."""
+        if model not in self._made_by:
+            options = self._config.audit_options(model, self.base(model))
+            pair = auditing.pair_for(options)
+            identity = auditing.identity(
+                options, auditing.plan(options), pair.preview(options), pair.precision(options)
+            )
+            self._made_by[model] = to_json(identity)
+            self.asked[model] = auditing.dry_run(options, pair)["probes"]
+        return self._made_by[model]
+
+
+def plan(config: StudyConfig, out: Path) -> Plan:
+    """Expand a study. Raises `UsageError` in one line for whatever would stop it: a set, a step, a model."""
+    models, cells, steps, arms = _Models(config), [], {}, {}
+    made: dict[Any, Arm] = {}
+    for coordinates in combinations(config):
+        arm = _arm(config, coordinates, made)
+        arms[_file(arm)] = arm
+        for cell, needed in _cells(config, coordinates, arm, models, out):
+            cells.append(cell)
+            steps.update({step.digest: step for step in needed})
+    return Plan(config, out, tuple(cells), steps, arms, models.asked)
+
+
+def combinations(config: StudyConfig) -> Iterator[dict[str, str]]:
+    """Coordinates of every cell but its checkpoint, in the order of the file, without those that are skipped."""
+    axes = config.axes()
+    for levels in itertools.product(*axes.values()):
+        coordinates = dict(zip(axes, levels, strict=True))
+        if not any(selects(one, coordinates) for one in config.skip):
+            yield coordinates
+
+
+def selects(selection: Mapping[str, tuple[str, ...]], coordinates: Mapping[str, str]) -> bool:
+    """Do these coordinates have, on each axis that is named, one of the levels named?"""
+    return all(coordinates.get(axis) in levels for axis, levels in selection.items())
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+def _arm(config: StudyConfig, coordinates: Mapping[str, str], made: dict[Any, Arm]) -> Arm:
+    data = config.data[coordinates["data"]]
+    seed = int(coordinates["seed"]) if data.draw == "each seed" else data.seed
+    levels = tuple((name, coordinates[name]) for name in config.factors)
+    key = (coordinates["data"], levels, seed)
+    if key not in made:
+        steps = [*data.transforms, *(step for name, level in levels for step in config.factors[name][level])]
+
+        def rows_of(name: str) -> tuple[Row, ...]:
+            return _source(config, name, seed, made)
+
+        rows, held = list(rows_of(coordinates["data"])), list[Row]()
+        if data.held_out is not None:
+            held = hold_out(rows, share=data.held_out, keep="held out", seed=seed)
+            rows = hold_out(rows, share=data.held_out, seed=seed)
+            held = apply(held, [s for s in steps if s.name in REWRITES], seed=seed, rows_of=rows_of)
+        made[key] = Arm(tuple(apply(rows, steps, seed=seed, rows_of=rows_of)), tuple(held))
+    return made[key]
+
+
+def _source(config: StudyConfig, name: str, seed: int, made: dict[Any, Arm]) -> tuple[Row, ...]:
+    key = (name, seed)
+    if key not in made:
+        data = config.data[name]
+        drawn = seed if data.draw == "each seed" else data.seed
+        made[key] = Arm(tuple(read_set(data.set, form=data.form, n=data.n, seed=drawn)), ())
+    return made[key].rows
+
+
+def _file(arm: Arm) -> str:
+    return f"{arm.digest[:16]}.jsonl"
+
+
+def write_rows(made: Plan) -> None:
+    """The rows of all arms into the study's folder, mode 0600, where they are not there yet."""
+    folder = made.out / "data"
+    make_private(folder)
+    for name, arm in made.arms.items():
+        for path, rows in ((folder / name, arm.rows), (_held(folder / name), arm.held)):
+            if rows and not path.exists():
+                write_private(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _held(rows: Path) -> Path:
+    return rows.with_suffix(".held.jsonl")
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+def _cells(
+    config: StudyConfig, coordinates: dict[str, str], arm: Arm, models: _Models, out: Path
+) -> Iterator[tuple[Cell, list[Step]]]:
+    model = coordinates["model"]
+    base, made_by = models.base(model), models.made_by(model)
+    tuning = config.tune_options(model, coordinates["tuning"], int(coordinates["seed"]), base)
+    rows = out / "data" / _file(arm)
+    tune = _tune_step(tuning, arm, made_by, rows, out)
+    held = bool(arm.held)
+    more = {"train_data": str(rows), "held_out": str(_held(rows))} if held else {}
+    options = config.audit_options(model, base, **more)
+    measured = [made_by, arm.digest if held else None]
+    first = _audit_step("base", digest(["base", *measured]), options, out)
+    for checkpoint in (*_checkpoints(config, tuning, len(arm.rows)), FINAL):
+        own = digest(["audit", *measured, tune.digest, checkpoint])
+        folder = Path(tune.job["out"]) / ("" if checkpoint == FINAL else checkpoint)
+        audit = _audit_step("audit", own, options, out, tuned=str(folder), base=first, needs=(tune.digest,))
+        placed = {**coordinates, "checkpoint": checkpoint} if config.checkpoints else coordinates
+        passes = tuning.epochs if tuning.max_steps is None else tuning.max_steps * tuning.batch / len(arm.rows)
+        yield (
+            Cell(
+                name=_name(config, placed),
+                coordinates=placed,
+                steps=(tune.digest, first.digest, audit.digest),
+                rows=len(arm.rows),
+                train_tokens=round(arm.tokens * passes),
+            ),
+            [tune, first, audit],
+        )
+
+
+def _name(config: StudyConfig, coordinates: Mapping[str, str]) -> str:
+    """Levels of the axes that have more than one, the data set and the seed always."""
+    axes = config.axes()
+    shown = [a for a in coordinates if a in ("data", "seed", "checkpoint") or len(axes[a]) > 1]
+    return "/".join(f"seed {coordinates[a]}" if a == "seed" else coordinates[a] for a in shown)
+
+
+def _tune_step(tuning: TuneConfig, arm: Arm, made_by: Mapping[str, Any], rows: Path, out: Path) -> Step:
+    own = digest(["tune", made_by["base"], tuning.template, tuning.recipe(), rows_digest(arm.rows), __version__])
+    job = {
+        "kind": "tune",
+        "rows": str(rows),
+        "config": tuning.model_dump(mode="json"),
+        "out": str(out / "tuned" / own[:16]),
+    }
+    return Step(own, "tune", job)
+
+
+def _audit_step(
+    kind: StepKind,
+    own: str,
+    options: AuditConfig,
+    out: Path,
+    *,
+    tuned: str | None = None,
+    base: Step | None = None,
+    needs: tuple[str, ...] = (),
+) -> Step:
+    folder = out / ("bases" if kind == "base" else "runs") / own[:16]
+    # as JSON and not as a model: what a step needs travels to other processes and machines
+    asked = {**options.model_dump(mode="json", exclude_unset=True), "out": str(folder)}
+    if tuned is not None:
+        asked["tuned"] = tuned
+    job = {"kind": kind, "options": asked, "base": base.job["options"]["out"] if base else None}
+    return Step(own, kind, job, (*needs, *((base.digest,) if base else ())))
+
+
+def _checkpoints(config: StudyConfig, tuning: TuneConfig, rows: int) -> list[str]:
+    """Names of the checkpoints that the tuning will keep, but for one at its very end."""
+    if not config.checkpoints or tuning.checkpoint_every is None:
+        return []
+    in_pass = math.ceil(math.ceil(rows / (tuning.batch // tuning.accumulate)) / tuning.accumulate)
+    steps = tuning.max_steps or math.ceil(in_pass * tuning.epochs)
+    return [f"step-{at}" for at in range(tuning.checkpoint_every, steps, tuning.checkpoint_every)]
