@@ -207,7 +207,7 @@ def _compare_metric(
     clusters = sorted({base[i].cluster for i in kept})
     paired = _paired(metric, [base[i] for i in kept], [tuned[i] for i in kept], thresholds.draws) if kept else None
     arms = [[outcome for i, outcome in arm.items() if i in asked] for arm in (base, tuned)]
-    bounds = _worst_case(metric, arms[0], arms[1], len(asked) + unseen)
+    bounds = None if absent else _worst_case(metric, arms[0], arms[1], len(asked) + unseen)
     b = _figure(metric, arms[0], len(asked) + unseen, thresholds.draws, bounds and bounds.base)
     t = _figure(metric, arms[1], len(asked) + unseen, thresholds.draws, bounds and bounds.tuned)
     difference = Difference(
