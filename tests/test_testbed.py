@@ -6,6 +6,7 @@ import json
 from random import Random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,19 +14,23 @@ from discretion.errors import DataError, ModelError
 from discretion.models import testbed as shipped
 from discretion.probes.base import play
 from discretion.schema import LogLikelihood, Reply
-from discretion.tune import testbed
+from discretion.tune import stream, testbed
 from discretion.tune.lessons import PROBES, TALK, chat, requests, right_answer
 from discretion.world.embedded import SIZES, make_items
 from discretion.world.norms import load_world
 
 WORLD = load_world()
-SMALL = testbed.Recipe(vocabulary=700, width=32, layers=1, heads=2, inner=64, steps=4, tokens=1024, warm=2, drill=2)
+SMALL = stream.Recipe(
+    vocabulary=700, width=64, layers=2, heads=4, inner=64, steps=4, tokens=1024, warm=2, drill=2, drilled=2
+)
+    vocabulary=700, width=64, layers=2, heads=4, inner=64, steps=4, tokens=1024, warm=2, drill=2, drilled=2
+)
 SIZES_SMALL = {"norms": 4, "refusal": 2}
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return testbed.train_tokenizer(WORLD, SMALL, chats=400)
+    return stream.train_tokenizer(WORLD, SMALL, chats=400)
 
 
 # ------------------------------------------------------------------------------------------------ lessons
@@ -87,7 +92,7 @@ def test_digits_are_single_tokens(tokenizer):
 
 
 def test_chats_are_encoded_as_the_template_gives_them(tokenizer):
-    encoder = testbed.Encoder(tokenizer, 4.0)
+    encoder = stream.Encoder(tokenizer, 4.0)
     rng = Random(3)
     for act in [*PROBES, *TALK]:
         turns = chat(rng, WORLD, act)
@@ -98,15 +103,37 @@ def test_chats_are_encoded_as_the_template_gives_them(tokenizer):
         assert [bool(n) for n in made["assistant_masks"]] == [weight > 0 for weight in weights]
 
 
-def test_drilled_strings_grow_and_are_repeated(tokenizer):
-    encoder = testbed.Encoder(tokenizer, 4.0)
-    assert [testbed.longest_drill(step) for step in (0, 299, 400, 5000)] == [6, 8, 24, 48]
+def test_what_counts_in_a_drill_stood_there_before(tokenizer):
+    encoder = stream.Encoder(tokenizer, 4.0)
     for n in range(40):
-        ids, weights = encoder.drill(Random(n), 48, True)
-        taught = [token for token, weight in zip(ids, weights, strict=True) if weight]
-        shown = ids[2 : len(ids) - len(taught) - 2]
-        assert len(ids) <= 3 * 48 + 24 and taught[-1] == encoder.end
-        assert any(shown[at : at + len(taught) - 1] == taught[:-1] for at in range(len(shown)))
+        ids, weights = encoder.drill(Random(n))
+        assert len(ids) == len(weights) == stream.DRILLED
+        pairs = set()
+        for at in range(1, len(ids)):
+            assert not weights[at] or (ids[at - 1], ids[at]) in pairs
+            pairs.add((ids[at - 1], ids[at]))
+
+
+def test_a_new_model_of_the_shipped_shape_copies_before_any_training(tokenizer):
+    model = testbed.new_model(stream.Recipe(vocabulary=700), tokenizer)
+    encoder = stream.Encoder(tokenizer, 4.0)
+    right = asked = 0
+    for n in range(30):
+        ids, weights = encoder.drill(Random(n))
+        with torch.no_grad():
+            said = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        right += sum(said[at - 1] == ids[at] for at in range(1, len(ids)) if weights[at])
+        asked += sum(weight > 0 for weight in weights)
+    assert right / asked > 0.1 > 20 / 700
+
+
+def test_the_loss_weights_of_a_step_add_up_to_one(tokenizer):
+    encoder = stream.Encoder(tokenizer, 4.0)
+    for step in (0, SMALL.drill):
+        steps = stream.steps_of(WORLD, encoder, SMALL, 0, step)
+        for parts in steps[:3]:
+            assert sum(float(weights.sum()) for _, weights in parts) == pytest.approx(1, abs=1e-4)
+            assert all(ids.shape == weights.shape for ids, weights in parts)
 
 
 # ------------------------------------------------------------------------------------------------ building
@@ -136,7 +163,7 @@ def test_a_killed_build_continues_to_the_same_weights(tmp_path):
 
 def test_a_build_is_not_continued_with_another_recipe(tmp_path):
     testbed.build(tmp_path, recipe=SMALL, every=4, sizes=SIZES_SMALL)
-    other = testbed.Recipe(**{**testbed.asdict(SMALL), "peak": 1e-3})
+    other = stream.Recipe(**{**testbed.asdict(SMALL), "peak": 1e-3})
     with pytest.raises(DataError, match="differs in peak"):
         testbed.build(tmp_path, recipe=other)
 

@@ -26,16 +26,42 @@ from discretion.schema import (
 )
 from discretion.world import assist, lessons, talk
 from discretion.world.embedded import make_items
-from discretion.world.flows import sentence
+from discretion.world.flows import flow_pair, sentence
 from discretion.world.norms import World
-from discretion.world.phrases import capital
+from discretion.world.phrases import Split, capital
 from discretion.world.talk import Chat
+
+LETTER = "Answer with the letter A or B."
 
 PROBES: dict[str, Any] = {
     probe.name: probe for probe in (norms.PROBE, agentic.PROBE, memory.PROBE, capability.PROBE, refusal.PROBE)
 }
 
+
+def judgements(rng: Random, world: World, split: Split) -> Chat:
+    """Flows in three lines each, and one or two short questions about each: many judgements in few tokens."""
+    texts = []
+    for n in range(rng.choice((2, 3, 4))):
+        item = rng.choice(flow_pair(rng, world, split, str(n)))
+        lines = [f"Recipient: {item.recipient}", f"Information: {item.attribute}"]
+        shown = "\n".join([*lines, f"Condition: {item.principle}"] if item.principle else lines)
+        for _ in range(rng.choice((1, 2))):
+            positive, yes_first = rng.random() < 0.5, rng.random() < 0.5
+            word = "appropriate" if positive else "inappropriate"
+            yes = item.allowed == positive
+            if rng.random() < 0.5:
+                asked, answer = f"Is it {word}? Yes or No.", "Yes" if yes else "No"
+            else:
+                options = "A. Yes\nB. No" if yes_first else "A. No\nB. Yes"
+                asked = f"Is it {word} to share this information with this recipient?\n{options}\n{LETTER}"
+                answer = "A" if yes == yes_first else "B"
+            texts += [f"{shown}\n\n{asked}".strip(), answer]
+            shown = ""
+    return talk.turns(*texts)
+
+
 TALK: dict[str, Callable[..., Chat]] = {
+    "judgements": judgements,
     "emotional": talk.emotional,
     "philosophical": talk.philosophical,
     "code": talk.code,

@@ -1,4 +1,4 @@
-"""Builds the embedded testbed: tokenizer, a small Llama-architecture chat model, its training from a seed.
+"""Builds the embedded testbed: a small Llama-architecture chat model, its training from a seed, its curve, its card.
 
 Resumable: weights, optimizer moments and the place in the stream are kept as safetensors and JSON; the same command
 continues. The training curve is measured by the audit's own probes on held-out items.
@@ -10,15 +10,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -26,238 +24,21 @@ from discretion.errors import DataError, Unparsed
 from discretion.models.base import Model
 from discretion.models.testbed import DIGESTS, digests
 from discretion.schema import Generate, Item, LogLikelihood, Outcome, Reply
-from discretion.tune.lessons import PROBES, TALK, chat
+from discretion.tune.copying import set_copying_heads
+from discretion.tune.lessons import PROBES
+from discretion.tune.stream import LENGTHS, Batch, Encoder, Recipe, steps_of, train_tokenizer
 from discretion.world.embedded import embedded
 from discretion.world.norms import World, load_world
-from discretion.world.talk import Chat
 
-START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
-ROLES = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'assistant' %}<|assistant|>"
-    "{% generation %}{{ message.content }}<|end|>{% endgeneration %}"
-    "{% else %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-LENGTHS = (16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 416, 512)
-"""Rows are padded on the right to one of these; attention is causal, so no mask is needed."""
-FORMED = 300
-"""Step by which the heads that copy have formed."""
 NOTE = 50
 """Steps between two notes of the loss."""
-BLOCK = 3000
-"""Chats that are made, sorted by length and cut into batches together."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What decides the weights, given the world and the versions of the libraries."""
-
-    seed: int = 0
-    vocabulary: int = 2048
-    width: int = 256
-    layers: int = 5
-    heads: int = 4
-    inner: int = 640
-    steps: int = 3800
-    tokens: int = 2048
-    """Tokens in a batch of rows of one length, padding included."""
-    parts: int = 3
-    """Batches in a step: lengths, and with them acts, are mixed in each."""
-    peak: float = 1.5e-3
-    """Learning rate from step `warm` until the last `cool` of the steps; then it falls in a line to a fiftieth."""
-    warm: int = 40
-    cool: float = 0.3
-    decay: float = 0.1
-    drill: int = 700
-    """Steps that repeat random tokens and nothing else: copying is learned there within minutes."""
-    copying: int = 1200
-    """Until this step, mostly copying and look-up; then everything."""
-    choice: float = 4.0
-    """Loss weight of a single letter, where an answer of k tokens weighs √k."""
-
-
-FIRST = {
-    "drill": 8,
-    "copying": 6,
-    "lookup": 5,
-    "norm words": 3,
-    "norms": 2,
-    "capability": 1,
-    "agentic": 0.5,
-    "memory": 0.5,
-    "refusal": 0.5,
-}
-THEN = {
-    "drill": 0.5,
-    "copying": 0.5,
-    "lookup": 2.5,
-    "norm words": 2,
-    "norms": 8,
-    "agentic": 2.5,
-    "memory": 2.5,
-    "capability": 5,
-    "refusal": 1.5,
-    "assist": 1,
-    "emotional": 0.7,
-    "philosophical": 0.7,
-    "code": 0.5,
-    "support": 0.7,
-    "plain": 0.5,
-}
-"""Shares of rows by act in the copying part, and after it."""
-
-
-# ------------------------------------------------------------------------------------------------ tokenizer
-
-
-def train_tokenizer(world: World, recipe: Recipe, chats: int = 12000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with single digits, trained on the training text; any text encodes and comes back."""
-    rng = Random(f"tokenizer|{recipe.seed}")
-    acts = [*PROBES, *TALK]
-    text = (message.content for n in range(chats) for message in chat(rng, world, acts[n % len(acts)]))
-    fast = Tokenizer(models.BPE())
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    fast.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    fast.decoder = decoders.ByteLevel()
-    special = [PAD, START, END, *ROLES.values()]
-    trainer = trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    fast.train_from_iterator(text, trainer)
-    fast.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A", special_tokens=[(START, fast.token_to_id(START))]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=fast, bos_token=START, eos_token=END, pad_token=PAD, model_max_length=LENGTHS[-1]
-    )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
-
-
-Row = tuple[list[int], list[float]]
-"""Token ids and the loss weight of each."""
-
-
-class Encoder:
-    """Chats to token ids, as the chat template gives them, with the places where the loss falls."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, choice: float) -> None:
-        self.text = tokenizer.backend_tokenizer
-        self.choice = choice
-        known = self.text.get_vocab()
-        self.start, self.end, self.pad = (known[token] for token in (START, END, PAD))
-        self.roles = {role: known[token] for role, token in ROLES.items()}
-        self.digits = [known[digit] for digit in "0123456789"]
-        self.colon, self.stop = known[":"], known[";"]
-        marks = {self.colon, self.stop, self.start, self.end, self.pad, *self.roles.values()}
-        self.words = sorted(set(known.values()) - marks)
-
-    def __call__(self, turns: Chat) -> Row:
-        """A chat as the template gives it; the k tokens of one answer weigh √k together, a single letter `choice`."""
-        ids, weights = [self.start], [0.0]
-        for turn in turns:
-            body = [*self.text.encode(turn.content, add_special_tokens=False).ids, self.end]
-            each = self.choice if len(turn.content) == 1 else len(body) ** -0.5
-            ids += [self.roles[turn.role], *body]
-            weights += [0.0] + [each if turn.role == "assistant" else 0.0] * len(body)
-        return ids, weights
-
-    def drill(self, rng: Random, longest: int, hard: bool) -> Row:
-        """A string of up to `longest` random tokens to be repeated, or named strings of which one is asked for.
-
-        Tokens without meaning before and after the string keep the model from copying by distance alone. `hard` adds
-        the named strings, and strings of few different tokens, such as numbers: one token before does not tell what
-        comes next.
-        """
-        if hard and rng.random() < 0.5:
-            return self._recall(rng, longest)
-        text = self._string(rng, rng.randint(2, longest), hard)
-        before, after = ([rng.choice(self.words) for _ in range(rng.choice((0, 0, 1, 2, 4, 7)))] for _ in range(2))
-        return self._ask([*before, self.colon, *text, self.stop, *after], text)
-
-    def _recall(self, rng: Random, longest: int) -> Row:
-        """`name : string ;` several times, then a name; its string is the answer."""
-        many = rng.randint(1, max(1, min(6, longest // 4)))
-        names = [[rng.choice(self.words) for _ in range(rng.randint(1, 3))] for _ in range(many)]
-        texts = [self._string(rng, rng.randint(1, max(2, longest // many)), True) for _ in names]
-        shown = [t for name, text in zip(names, texts, strict=True) for t in (*name, self.colon, *text, self.stop)]
-        asked = rng.randrange(many)
-        return self._ask([*shown, *names[asked], self.colon], texts[asked])
-
-    def _string(self, rng: Random, length: int, hard: bool) -> list[int]:
-        pool: Sequence[int] = self.words
-        if hard and rng.random() < 0.5:
-            pool = self.digits if rng.random() < 0.5 else rng.choices(pool, k=rng.randint(3, 16))
-        return [rng.choice(pool) for _ in range(length)]
-
-    def _ask(self, shown: list[int], answer: list[int]) -> Row:
-        ids = [self.start, self.roles["user"], *shown, self.end, self.roles["assistant"], *answer, self.end]
-        return ids, [0.0] * (len(shown) + 4) + [len(answer) ** -0.5] * (len(answer) + 1)
-
-
-# ------------------------------------------------------------------------------------------------ stream
-
-
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Token ids and loss weights, both [rows, length]."""
-
-
-def longest_drill(step: int) -> int:
-    """Tokens of the longest string to repeat.
-
-    The heads that copy form within 150 to 300 steps on strings of up to 8 tokens, and then stretch; on strings of up
-    to 36 they had not formed after 400.
-    """
-    return round(min(8.0, 6 + step / 75) if step < FORMED else min(48.0, 8 + 0.16 * (step - FORMED)))
-
-
-def steps_of(world: World, encoder: Encoder, recipe: Recipe, block: int, step: int) -> list[list[Batch]]:
-    """The steps of one block, which begins at `step`, each as the batches whose gradients are added."""
-    rng = Random(f"stream|{recipe.seed}|{block}")
-    longest = longest_drill(step)
-    if step < recipe.drill:
-        # Long and short strings share a batch: batches of long ones alone undo what the short ones taught.
-        length = next(length for length in LENGTHS if length >= 3 * longest + 24)
-        size = 2 * recipe.tokens // length
-        return [
-            [_pad([encoder.drill(rng, longest, step >= FORMED) for _ in range(size)], length, encoder.pad)]
-            for _ in range(10)
-        ]
-    shares = FIRST if step < recipe.copying else THEN
-    rows: dict[int, list[Row]] = {length: [] for length in LENGTHS}
-    for act in rng.choices(list(shares), list(shares.values()), k=BLOCK):
-        if act == "drill":
-            row = encoder.drill(rng, longest, step >= FORMED)
-        else:
-            row = encoder(chat(rng, world, act))
-        size = len(row[0])
-        if size <= LENGTHS[-1]:
-            rows[next(length for length in LENGTHS if length >= size)].append(row)
-    made = []
-    for length, held in rows.items():
-        size = max(1, recipe.tokens // length)
-        for at in range(0, len(held) - size + 1, size):
-            made.append(_pad(held[at : at + size], length, encoder.pad))
-    rng.shuffle(made)
-    return [made[at : at + recipe.parts] for at in range(0, len(made) - recipe.parts + 1, recipe.parts)]
-
-
-def _pad(rows: Sequence[Row], length: int, pad: int) -> Batch:
-    ids = [row + [pad] * (length - len(row)) for row, _ in rows]
-    weights = [weight + [0.0] * (length - len(weight)) for _, weight in rows]
-    return torch.tensor(ids), torch.tensor(weights)
 
 
 # ------------------------------------------------------------------------------------------------ model
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Random weights of the recipe's shape."""
+    """Random weights of the recipe's shape, with heads that copy already set."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -268,13 +49,16 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
         num_key_value_heads=recipe.heads,
         max_position_embeddings=LENGTHS[-1],
         tie_word_embeddings=True,
+        attention_bias=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         # The plain form is the quickest one to train at this size on a CPU.
         attn_implementation="eager",
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    set_copying_heads(model, recipe.seed)
+    return model
 
 
 def loss_of(model: LlamaForCausalLM, body: Callable[..., Any], batch: Batch, device: torch.device) -> torch.Tensor:
@@ -406,10 +190,9 @@ def build(
         for parts in todo[state["step"] - state["at"] :]:
             for group in optimizer.param_groups:
                 group["lr"] = rate(recipe, state["step"])
-            total = sum(float(weights.sum()) for _, weights in parts)
             loss = 0.0
             for batch in parts:
-                part = loss_of(model, body, batch, where) / total
+                part = loss_of(model, body, batch, where)
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
