@@ -23,8 +23,6 @@ WORLD = load_world()
 SMALL = stream.Recipe(
     vocabulary=700, width=64, layers=2, heads=4, inner=64, steps=4, tokens=1024, warm=2, drill=2, drilled=2
 )
-    vocabulary=700, width=64, layers=2, heads=4, inner=64, steps=4, tokens=1024, warm=2, drill=2, drilled=2
-)
 SIZES_SMALL = {"norms": 4, "refusal": 2}
 
 
