@@ -151,6 +151,9 @@ def compare(suite: Suite, thresholds: Thresholds) -> list[MetricSummary]:
     tuned = {outcome.item_id: outcome for outcome in suite.tuned}
     figures = [_compare_metric(metric, suite, base, tuned, thresholds) for metric in suite.probe.metrics]
     reason = suite.impossible or _unmeasurable(suite, {figure.metric: figure for figure in figures})
+    if base or tuned:
+        # A metric that no item enters, such as a condition that was not asked for, is not in the suite's table.
+        figures = [figure for figure in figures if figure.n or figure.primary]
     return [
         replace(f, reason=reason or f.reason or ("" if f.kept else "no pair was scored in both arms")) for f in figures
     ]
@@ -423,6 +426,60 @@ def _number(value: float | None) -> float | None:
 
 def _interval(ends: tuple[float, float] | None) -> tuple[float, float] | None:
     return None if ends is None or not all(map(math.isfinite, ends)) else (float(ends[0]), float(ends[1]))
+
+
+@dataclass(frozen=True)
+class Across:
+    """One figure minus another over several trainings; None for what could not be measured."""
+
+    value: float | None
+    interval: tuple[float, float] | None
+    interval90: tuple[float, float] | None
+    p: float | None
+    seed_share: float | None
+    """Share of the variance that comes from the trainings."""
+    method: str
+    items: int
+    """Items scored on both sides, all pairs together; `lost` are those that were not."""
+    lost: int
+
+
+def across(metric: Metric, pairs: Sequence[tuple[Sequence[Outcome], Sequence[Outcome]]], draws: int) -> Across:
+    """Second minus first, over pairs of arms that were asked the same: pairs are resampled, then clusters of items.
+
+    One pair alone says nothing about other trainings: its interval is over clusters, and `method` says so.
+    """
+    kept, lost = [], 0
+    for first, second in pairs:
+        a, b = ({outcome.item_id: outcome for outcome in arm} for arm in (first, second))
+        asked = {i for i in a.keys() | b.keys() if _applies(metric, a.get(i)) or _applies(metric, b.get(i))}
+        both = sorted(i for i in asked if _scored(metric, a.get(i)) and _scored(metric, b.get(i)))
+        lost += len(asked) - len(both)
+        if both:
+            kept.append(([a[i] for i in both], [b[i] for i in both]))
+    items = sum(len(first) for first, _ in kept)
+    if len(kept) < len(pairs) or not kept:
+        return Across(None, None, None, None, None, "none: a pair has no item scored on both sides", items, lost)
+    if len(kept) == 1 or metric.auc:
+        each = [_paired(metric, *pair, draws) for pair in kept]
+        if len(each) > 1:
+            mean = stats.mean_of([one.value for one in each])
+            method = f"t over {len(each)} pairs of trainings, items not resampled"
+            return Across(*mean, None, method, items, lost)
+        one = each[0]
+        method = f"one training, over items alone: {one.method}"
+        ends = _interval(one.interval95), _interval(one.interval90)
+        return Across(_number(one.value), *ends, _number(one.p), None, method, items, lost)
+    tables = _tables(metric, *(arm for pair in kept for arm in pair))
+    seeds = stats.hierarchical_bootstrap(
+        list(zip(tables.arms[::2], tables.arms[1::2], strict=True)),
+        draws=draws,
+        combine=tables.combine,
+        bounds=_ratio_bounds(metric),
+    )
+    ends = _interval(seeds.interval95), _interval(seeds.interval90)
+    method = f"hierarchical bootstrap over {len(kept)} pairs of trainings, then clusters"
+    return Across(_number(seeds.value), *ends, _number(seeds.p), _number(seeds.seed_share), method, items, lost)
 
 
 def _flips(suite: Suite) -> list[Flip]:
