@@ -17,20 +17,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import AutoConfig, TrainerCallback
 
 from discretion import __version__
 from discretion.errors import DataError, MissingExtra, ModelError, NonFinite, StorageFailure
 from discretion.models import loading
+from discretion.models.parity import Text
 from discretion.schema import SCHEMA_VERSION, digest, from_json, to_json
 from discretion.store import MANIFEST, make_private, write_private
-from discretion.tune.tokens import Encoded, check_rows, encode, rows_digest, text_for
+from discretion.tune.tokens import ChatRow, Encoded, check_rows, encode, rows_digest, text_for
 from discretion.tune_config import TuneConfig, Tuning, TuningIdentity
 
 OnProgress = Callable[[Mapping[str, Any]], None]
@@ -63,29 +65,21 @@ def _tune(
     on_progress: OnProgress,
     callbacks: Sequence[TrainerCallback],
 ) -> Path:
-    checked = check_rows(rows)
-    source = loading.find(config.base, offline=config.offline)
-    if source.kind == "adapter":
-        raise ModelError(f"base {config.base}: this is an adapter; merge it into its base, and pass that")
-    text = text_for(loading.load_tokenizer(source), config.template, config.base)
-    identity = TuningIdentity(
-        base=source.digest, data=rows_digest(checked), template=text.digest, recipe=config.recipe()
-    )
-    if _is_there(out, identity):
+    made = _Job.of(rows, config)
+    if _is_there(out, made.identity):
         return out
     trl = _trl()
     device = _device(config)
     dtype = loading.pick_dtype(config.dtype, device)
-    model = loading.load_checkpoint(source, device, dtype)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or config.max_length
-    encoded = encode(text, checked, config.loss, min(config.max_length, context))
+    model = loading.load_checkpoint(made.source, device, dtype)
+    encoded, identity = made.encoded(), made.identity
     with _writing(out):
         make_private(out.parent)
         scratch = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".part", dir=out.parent))
     watch = _Watch(scratch, config.checkpoint_every, on_progress)
     try:
-        tokenizer = text.tokenizer
-        tokenizer.chat_template = text.template
+        tokenizer = made.text.tokenizer
+        tokenizer.chat_template = made.text.template
         trainer = _trainer(trl, model, tokenizer, encoded, config, scratch, [watch, *callbacks])
         began = time.monotonic()
         trainer.train()
@@ -130,6 +124,53 @@ def _tune(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Rows and base, checked; no weight is loaded."""
+
+    config: TuneConfig
+    source: loading.Source
+    text: Text
+    rows: list[ChatRow]
+    identity: TuningIdentity
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], config: TuneConfig) -> _Job:
+        checked = check_rows(rows)
+        source = loading.find(config.base, offline=config.offline)
+        if source.kind == "adapter":
+            raise ModelError(f"base {config.base}: this is an adapter; merge it into its base, and pass that")
+        text = text_for(loading.load_tokenizer(source), config.template, config.base)
+        identity = TuningIdentity(
+            base=source.digest, data=rows_digest(checked), template=text.digest, recipe=config.recipe()
+        )
+        return cls(config, source, text, checked, identity)
+
+    def encoded(self) -> Encoded:
+        known = AutoConfig.from_pretrained(self.source.folder, local_files_only=True).get_text_config()
+        context = getattr(known, "max_position_embeddings", None) or self.config.max_length
+        return encode(self.text, self.rows, self.config.loss, min(self.config.max_length, context))
+
+
+def preview(rows: Sequence[Mapping[str, Any]], config: TuneConfig) -> dict[str, Any]:
+    """What `tune` would do, in figures, without loading a weight: rows, tokens, share with loss, steps. Raises alike.
+
+    `steps` is None with `packing`, where it is known only once the rows are packed.
+    """
+    with quiet():
+        found = _Job.of(rows, config).encoded()
+    steps = config.max_steps or math.ceil(config.epochs * math.ceil(len(found.ids) / config.batch))
+    return {
+        "rows": len(found.ids),
+        "cut": found.cut,
+        "dropped": found.dropped,
+        "tokens": found.tokens,
+        "loss_tokens": found.loss_tokens,
+        "loss_from": found.found_by,
+        "steps": None if config.packing and not config.max_steps else steps,
+    }
 
 
 # ------------------------------------------------------------------------------------------------ what is there already

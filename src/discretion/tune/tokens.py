@@ -22,6 +22,8 @@ IGNORED = -100
 ROLES = ("system", "user", "assistant", "tool")
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 Span = tuple[int, int]
+ChatRow = tuple[str, list[Message]]
+"""Id and turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,11 @@ class Encoded:
         return sum(label != IGNORED for row in self.labels for label in row[1:])
 
 
-def check_rows(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Message]]]:
+def check_rows(rows: Sequence[Mapping[str, Any]]) -> list[ChatRow]:
     """(id, messages) of each row. Raises `DataError` that names the row: no id, an id twice, no messages, no answer."""
     if not rows:
         raise DataError("rows to tune on: there are none; give at least one")
-    found: list[tuple[str, list[Message]]] = []
+    found: list[ChatRow] = []
     seen: set[str] = set()
     for number, row in enumerate(rows, start=1):
         name, turns = row.get("id"), row.get("messages")
@@ -75,7 +77,7 @@ def _turn(where: str, turn: Any) -> Message:
     return Message(turn["role"], turn["content"])
 
 
-def rows_digest(rows: Sequence[tuple[str, list[Message]]]) -> str:
+def rows_digest(rows: Sequence[ChatRow]) -> str:
     """Of ids and messages, in order."""
     return digest([[name, [[turn.role, turn.content] for turn in turns]] for name, turns in rows])
 
@@ -92,7 +94,7 @@ def text_for(tokenizer: Any, asked: str | None, name: str) -> Text:
 
 
 def encode(
-    text: Text, rows: Sequence[tuple[str, list[Message]]], loss: Literal["assistant", "all"], max_length: int
+    text: Text, rows: Sequence[ChatRow], loss: Literal["assistant", "all"], max_length: int
 ) -> Encoded:
     """Token ids and labels of the rows, each cut to `max_length` tokens; rows without loss are left out, and counted.
 
