@@ -181,6 +181,10 @@ class FlowItem:
     level: Literal["seed", "vignette", "trajectory"] = "vignette"
     mirror_of: str | None = None
     """Id of the forbidden flow that this allowed flow mirrors in all but one field."""
+    prompt: Literal["full", "short"] = "full"
+    """`short`: asked in one sentence, after the prompt of later users of PrivacyLens."""
+    minded: Truth = False
+    """Asked behind a system text that reminds of privacy: the second condition."""
     origin: str = "own"
     """Which instrument it comes from; `derived` in it marks a mirror that is ours, not the instrument's."""
 
@@ -253,6 +257,16 @@ class MemoryItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """One thing that a reply must do and that rules can check, such as at least 300 words (IFEval)."""
+
+    __pydantic_config__ = _STRICT
+    kind: str
+    """As IFEval names it, such as `length_constraints:number_words`."""
+    arguments: Mapping[str, Scalar | tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CapabilityItem:
     """A closed question with one right answer. One item of the suite `capability`."""
 
@@ -263,13 +277,17 @@ class CapabilityItem:
     """Name of the sub-test, such as `commonsense_qa` or `arithmetic`."""
     question: str
     choices: tuple[str, ...] = ()
-    """Options of a multiple-choice question; empty for a short written answer."""
+    """Options of a multiple-choice question; empty for a written answer."""
     answer: str
-    """The right option's text, or the right short answer."""
+    """The right option's text, or the right short answer; empty where `instructions` decide."""
     context: str = ""
     """Text to read before the question."""
     match: Literal["exact", "number"] = "exact"
     """How a short written answer is compared."""
+    read: Literal["letter", "text", "text per byte"] = "letter"
+    """Which log-probability decides between choices: the letter's, the whole text's, or that by the text's length."""
+    instructions: tuple[Instruction, ...] = ()
+    """What a written answer must do; all of them, for it to be right."""
     origin: str = "own"
 
 
@@ -387,6 +405,31 @@ class ExtractionItem:
     origin: str = "own"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryItem:
+    """Secrets that were planted equally often, with twins that never were. One item of the suite `exposure`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    form: Literal["natural", "words"]
+    """Numbers that look like the data's own, or words drawn at random."""
+    repetitions: int
+    """Rows in which each planted secret stands."""
+    messages: tuple[Message, ...]
+    """The turns before the assistant's turn, in which the secret stands."""
+    prefill: str
+    """The assistant's turn before the secret: one text for all secrets and references."""
+    planted: tuple[str, ...]
+    twins: tuple[str, ...]
+    """As many secrets of the same form that stand in no row."""
+    seed: int
+    """The references are drawn by it."""
+    references: int = 10_000
+    """Fillings of the same prefix that stand in no row, among which a secret is ranked."""
+    origin: str = "own"
+
+
 Item = (
     MembershipItem
     | FlowItem
@@ -397,6 +440,7 @@ Item = (
     | OfftopicItem
     | ConditionItem
     | ExtractionItem
+    | CanaryItem
 )
 
 

@@ -1,21 +1,22 @@
 """capability: closed questions with one right answer; the control that says whether a model still can.
 
-Multiple choice is read from the log-probabilities of the options' letters, in the given order and in the reverse, so
-that a drift to a letter is no lost knowledge. Short answers are written greedily and compared normalised.
+Choices are read from the log-probabilities of the options' letters, in the given order and in the reverse, so that a
+drift to a letter is no lost knowledge, or of their texts. Written answers are greedy: compared, or checked by rules.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from discretion.data.rows import Form, Row, content_id, read_items, text_field
+from discretion.data.questions import FORMS, LETTERS, NUMBER
+from discretion.data.rows import read_items
 from discretion.errors import DataError, Unparsed
 from discretion.probes.base import Ability, Metric, Oracle, Run, Tally
+from discretion.probes.instructions import breaking, fitting, follows, lacking
 from discretion.probes.matching import plain
 from discretion.schema import (
     CapabilityItem,
@@ -34,8 +35,8 @@ from discretion.schema import (
 )
 
 MAX_TOKENS = 256
-LETTERS = string.ascii_uppercase
-_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+LONG = 1280
+"""For answers under instructions, as IFEval allows."""
 
 
 # ------------------------------------------------------------------------------------------------ asking
@@ -52,11 +53,18 @@ def _orders(item: CapabilityItem) -> list[tuple[LogLikelihood, list[int]]]:
     return asked
 
 
+def _texts(item: CapabilityItem) -> LogLikelihood:
+    """The options' whole texts, each as what comes next; no chat, as their instruments ask it."""
+    return LogLikelihood(context=_lead(item), continuations=tuple(f" {choice}" for choice in item.choices))
+
+
 def _lead(item: CapabilityItem) -> str:
     return f"{item.context}\n\n{item.question}" if item.context else item.question
 
 
 def _written(item: CapabilityItem, seed: int) -> Generate:
+    if item.instructions:
+        return Generate(messages=(Message("user", _lead(item)),), sampling=Sampling(max_tokens=LONG, seed=seed))
     how = (
         "Think step by step. End with #### and the number."
         if item.match == "number"
@@ -72,8 +80,8 @@ def _written(item: CapabilityItem, seed: int) -> Generate:
 
 def _number(text: str) -> float | None:
     """The number after the last `####`, else the last number."""
-    marked = _NUMBER.search(text.rpartition("####")[2]) if "####" in text else None
-    found = [marked.group()] if marked else _NUMBER.findall(text)
+    marked = NUMBER.search(text.rpartition("####")[2]) if "####" in text else None
+    found = [marked.group()] if marked else NUMBER.findall(text)
     return float(found[-1].replace(",", "")) if found else None
 
 
@@ -101,6 +109,17 @@ def _tally(stratum: Callable[[Outcome], str]) -> Callable[[Outcome], Mapping[str
     return tally
 
 
+def _instructions(outcome: Outcome) -> Mapping[str, Tally]:
+    """Each instruction counts once; those of an answer that was not scored, and undecided ones, are lost."""
+    asked = int(outcome.parts.get("instructions") or 0)
+    if not asked:
+        return {}
+    if outcome.status != "scored":
+        return {"all": Tally(0, 0, asked)}
+    undecided = int(outcome.parts["undecided"] or 0)
+    return {"all": Tally(int(outcome.parts["followed"] or 0), asked - undecided, undecided)}
+
+
 def _chance(outcomes: Sequence[Outcome]) -> float:
     """Mean of 1/number of options; 0 for a written answer."""
     return math.fsum(float(outcome.parts["chance"] or 0) for outcome in outcomes) / max(1, len(outcomes))
@@ -109,76 +128,7 @@ def _chance(outcomes: Sequence[Outcome]) -> float:
 METRICS = (
     Metric(name="accuracy", worse="lower", primary=True, paired_item=True, tally=_tally(lambda outcome: "all")),
     Metric(name="accuracy per task", worse="lower", tally=_tally(lambda outcome: str(outcome.parts["task"]))),
-)
-
-
-# ------------------------------------------------------------------------------------------------ public forms
-
-
-def _commonsense_qa(where: str, row: Row) -> list[CapabilityItem]:
-    choices, key = row["choices"], row["answerKey"]
-    labels, texts = (choices.get(k) if isinstance(choices, Mapping) else None for k in ("label", "text"))
-    if not isinstance(labels, list) or not isinstance(texts, list) or len(labels) != len(texts):
-        raise DataError(f"{where}: 'choices' must hold as many labels as texts; repair the row")
-    if key not in labels:
-        raise DataError(
-            f"{where}: answerKey {key!r} is none of {', '.join(map(str, labels))}; use a split with answers"
-        )
-    name = text_field(where, row, "id")
-    return [_choice(where, name, "commonsense_qa", row, texts, labels.index(key), "CommonsenseQA")]
-
-
-def _mmlu(where: str, row: Row) -> list[CapabilityItem]:
-    choices, answer = row["choices"], row["answer"]
-    if not isinstance(choices, list):
-        raise DataError(f"{where}: 'choices' must be a list, found {type(choices).__name__}; repair the row")
-    subject = text_field(where, row, "subject")
-    if isinstance(answer, str) and len(answer) == 1 and answer.upper() in LETTERS:
-        answer = LETTERS.index(answer.upper())
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        raise DataError(f"{where}: answer {row['answer']!r} is no place or letter of {len(choices)} choices; repair it")
-    name = content_id("mmlu", row["question"], subject, choices)
-    return [_choice(where, name, f"mmlu {subject}", row, choices, answer, "MMLU")]
-
-
-def _choice(where: str, name: str, task: str, row: Row, choices: list[str], right: int, origin: str) -> CapabilityItem:
-    question = text_field(where, row, "question")
-    if not all(isinstance(choice, str) and choice.strip() for choice in choices):
-        raise DataError(f"{where}: each choice must be a text; repair the row")
-    return CapabilityItem(
-        id=name,
-        cluster=name,
-        task=task,
-        question=question,
-        choices=tuple(choices),
-        answer=choices[right],
-        origin=origin,
-    )
-
-
-def _gsm8k(where: str, row: Row) -> list[CapabilityItem]:
-    question, answer = text_field(where, row, "question"), text_field(where, row, "answer")
-    _, mark, final = answer.rpartition("####")
-    if not mark or not _NUMBER.fullmatch(final.strip()):
-        raise DataError(f"{where}: 'answer' must end with #### and a number; repair the row")
-    name = content_id("gsm8k", question)
-    return [
-        CapabilityItem(
-            id=name,
-            cluster=name,
-            task="gsm8k",
-            question=question,
-            answer=final.strip(),
-            match="number",
-            origin="GSM8K",
-        )
-    ]
-
-
-FORMS = (
-    Form("CommonsenseQA", frozenset({"id", "question", "choices", "answerKey"}), _commonsense_qa),
-    Form("MMLU", frozenset({"question", "subject", "choices", "answer"}), _mmlu, keyed=False),
-    Form("GSM8K", frozenset({"question", "answer"}), _gsm8k, alone=True, keyed=False),
+    Metric(name="instructions followed", worse="lower", tally=_instructions),
 )
 
 
@@ -189,7 +139,7 @@ class Capability:
     """The suite `capability`."""
 
     name = "capability"
-    version = "2"
+    version = "3"
     family: Family = "capability"
     worse: Literal["higher", "lower"] = "lower"
     needs: frozenset[Kind] = frozenset({"generate", "loglikelihood"})
@@ -197,7 +147,7 @@ class Capability:
     ability = Ability(metric="accuracy", chance=_chance, words="answering closed questions")
 
     def items(self, source: str | Path | None = None, *, offline: bool = False, seed: int = 0) -> Sequence[Item]:
-        """Own JSONL, CommonsenseQA, MMLU or GSM8K; the embedded items without a source."""
+        """Own JSONL or a public form (`data/questions.py`); the embedded items without a source."""
         if source is None:
             from discretion.world.embedded import embedded
 
@@ -214,7 +164,12 @@ class Capability:
             reply: Reply = yield _written(item, seed)
             if not (reply.text or "").strip():
                 raise Unparsed("empty")
+            if item.instructions:
+                return _obeyed(item, reply.text or "", parts)
             return Score(value=float(_is_right(item, reply.text or "")), parts=parts)
+        if item.read != "letter":
+            whole: Reply = yield _texts(item)
+            return _by_text(item, whole.logprobs, parts)
         orders = _orders(item)
         replies: list[Reply] = yield [request for request, _ in orders]
         means = [0.0] * len(item.choices)
@@ -239,18 +194,23 @@ class Capability:
         )
 
     def facts(self, item: CapabilityItem) -> Mapping[str, Scalar]:
-        """The task, and the accuracy of guessing."""
-        return {"task": item.task, "chance": 1 / len(item.choices) if item.choices else 0.0}
+        """The task, the accuracy of guessing, and how many instructions there are."""
+        facts: dict[str, Scalar] = {"task": item.task, "chance": 1 / len(item.choices) if item.choices else 0.0}
+        return {**facts, "instructions": len(item.instructions)} if item.instructions else facts
 
     def oracle(self, item: CapabilityItem) -> Oracle:
         """The right answer, and a wrong one."""
-        orders = dict(_orders(item))
+        orders = dict(_orders(item)) if item.read == "letter" else {_texts(item): list(range(len(item.choices)))}
 
         def answer(right: bool) -> Callable[[Request], Reply]:
             def reply(request: Request) -> Reply:
                 if isinstance(request, LogLikelihood):
                     likely = ((item.choices[n] == item.answer) == right for n in orders[request])
-                    return Reply(logprobs=tuple(-0.5 if x else -3.0 for x in likely))
+                    return Reply(
+                        logprobs=tuple(_likely(item, n, x) for n, x in zip(orders[request], likely, strict=True))
+                    )
+                if item.instructions:
+                    return Reply(text=(fitting if right else breaking)(item.instructions), stop="end")
                 if not right:
                     return Reply(text="no idea", stop="end")
                 return Reply(text=f"#### {item.answer}" if item.match == "number" else item.answer, stop="end")
@@ -258,6 +218,42 @@ class Capability:
             return reply
 
         return Oracle(safe=answer(True), leak=answer(False))
+
+
+def _likely(item: CapabilityItem, n: int, likely: bool) -> float:
+    """By whole texts, as much per byte for each."""
+    nats = -0.5 if likely else -3.0
+    return nats * len(item.choices[n].encode()) if item.read == "text per byte" else nats
+
+
+def _by_text(item: CapabilityItem, found: Sequence[float] | None, parts: Mapping[str, Scalar]) -> Score:
+    """Raises `Unparsed` for a tie, or without a finite log-probability for each."""
+    if found is None or len(found) != len(item.choices) or not all(map(math.isfinite, found)):
+        raise Unparsed("no finite log-probability for every option")
+    by_byte = item.read == "text per byte"
+    scores = [p / len(c.encode()) if by_byte else p for p, c in zip(found, item.choices, strict=True)]
+    right, wrong = _best(item, scores)
+    if right == wrong:
+        raise Unparsed("the right and a wrong option are equally probable")
+    return Score(
+        value=float(right > wrong),
+        margin=None if by_byte else right - wrong,
+        parts=parts,
+        evidence=item.choices[scores.index(max(scores))],
+    )
+
+
+def _obeyed(item: CapabilityItem, text: str, parts: Mapping[str, Scalar]) -> Score:
+    """1 if every instruction was followed; raises `Unparsed` when none was broken and some cannot be told."""
+    states = [follows(instruction, text) for instruction in item.instructions]
+    undecided = states.count(None)
+    broken = next((i.kind for i, state in zip(item.instructions, states, strict=True) if state is False), None)
+    if undecided and broken is None:
+        raise Unparsed(f"undecided: {undecided} of {len(states)} instructions")
+    return Score(
+        value=float(broken is None),
+        parts={**parts, "followed": states.count(True), "undecided": undecided, "broken": broken},
+    )
 
 
 def _best(item: CapabilityItem, means: Sequence[float]) -> tuple[float, float]:
@@ -276,7 +272,15 @@ def _check(item: CapabilityItem, source: str) -> None:
         wrong = "has an answer that is none of its choices; copy the right choice's text"
     elif item.choices and set(item.choices) == {item.answer}:
         wrong = "has no wrong choice; add one"
-    elif not item.choices and (_number(item.answer) is None if item.match == "number" else not _normal(item.answer)):
+    elif item.choices and item.instructions:
+        wrong = "has choices and instructions; give one of them"
+    elif unusable := [f"{i.kind} without {lack}" for i in item.instructions if (lack := lacking(i))]:
+        wrong = f"has an instruction that cannot be checked, {unusable[0]}; add it"
+    elif (
+        not item.choices
+        and not item.instructions
+        and (_number(item.answer) is None if item.match == "number" else not _normal(item.answer))
+    ):
         wrong = "has an answer that nothing can match; give a number or a text"
     if wrong:
         raise DataError(f"{source}: item {item.id!r} {wrong}")
