@@ -166,7 +166,7 @@ def classified(
         return by_rules
     (verdict,) = yield from judge.ask([(refusing(prompt), text)], seed)
     if verdict.said is None or verdict.span is None:
-        raise Unparsed(f"judge: {verdict.reason}")
+        raise Unparsed(f"judge unreadable: {verdict.reason}")
     return classes.Verdict(LEVELS[verdict.said], verdict.span)
 
 

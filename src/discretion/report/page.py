@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from discretion.config import AuditConfig, Thresholds, load, words
+from discretion.config import JUDGED_PROBES, RULES, AuditConfig, Thresholds, load, words
 from discretion.report import charts
 from discretion.report.masking import Masker, Piece, shorten_home, shown, visible
 from discretion.schema import Flip, Manifest, MetricSummary, Summary, from_json, to_json
@@ -130,6 +130,7 @@ def render(manifest: Manifest, summary: Summary, config: AuditConfig, run: Path,
         arms_chart=_arms_chart,
         bias_charts=_bias_charts,
         plain_change=plain_change,
+        decided=lambda probe: decided(manifest, probe),
         stands=lambda metric: stands(metric, thresholds),
         flips=shown_flips,
         flip_counts={
@@ -288,6 +289,27 @@ def next_steps(config: AuditConfig, summary: Summary, run: Path) -> list[tuple[s
         )
     )
     return steps
+
+
+def decided(manifest: Manifest, probe: str) -> str:
+    """Who decided about this suite's replies, and how far that agrees with people; empty where rules did, unmeasured."""
+    facts = manifest.judge
+    if not facts or probe not in JUDGED_PROBES:
+        return ""
+    votes = f", {facts['votes']} votes per question" if facts["votes"] > 1 else ""
+    who = (
+        "rules" if facts["name"] == RULES else f"the model {facts['name']} ({facts['digest'][:12]}{votes}) behind rules"
+    )
+    found = facts.get("agreement")
+    if found is None or (found["task"] == "refusal") != (probe == "refusal"):
+        return f"Judge: {who}. Its agreement with people was not measured on replies of this kind."
+    accuracy, kappa = (
+        NOT_MEASURED if found[key] is None else f"{found[key]:.2f}" for key in ("balanced_accuracy", "kappa")
+    )
+    return (
+        f"Judge: {who}. Against {found['n']} texts labelled by people: balanced accuracy {accuracy} "
+        f"(worst case {found['worst_case']:.2f}), kappa {kappa}; {found['unparsed']} texts could not be read."
+    )
 
 
 # ------------------------------------------------------------------------------------------------ charts
