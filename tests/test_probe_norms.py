@@ -170,5 +170,5 @@ def test_every_privacylens_flow_has_mirrors_and_a_proven_scorer(mark: str, count
 @needs_privacylens
 def test_the_default_level_is_the_trajectory_and_others_are_named() -> None:
     assert {item.level for item in PROBE.items(PRIVACYLENS) if isinstance(item, FlowItem)} == {"trajectory"}
-    with pytest.raises(DataError, match="unknown level 'vignete'; did you mean 'vignette'"):
+    with pytest.raises(DataError, match="unknown mark 'vignete'; did you mean 'vignette'"):
         PROBE.items(f"{PRIVACYLENS}#vignete")

@@ -43,6 +43,8 @@ class Record:
     """What the agent did and saw so far."""
     tool: str
     """The tool of the last step."""
+    toolkits: tuple[str, ...]
+    """Names of the families of tools; empty where the file has none."""
     secrets: tuple[str, ...]
 
     @property
@@ -80,8 +82,17 @@ def parse(where: str, row: Row) -> Record:
         instruction=text_field(where, trajectory, "user_instruction"),
         steps=text_field(where, trajectory, "executable_trajectory", empty=True),
         tool=text_field(where, trajectory, "final_action"),
+        toolkits=_names(where, trajectory.get("toolkits")),
         secrets=tuple(secrets),
     )
+
+
+def _names(where: str, value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise DataError(f"{where}: 'trajectory.toolkits' must be a list of names; repair the row")
+    return tuple(value)
 
 
 def _part(where: str, row: Row, key: str) -> Row:
