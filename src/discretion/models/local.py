@@ -222,6 +222,18 @@ def open_arms(
     )
 
 
+def around(causal: Any, tokenizer: Any) -> LocalModel:
+    """One arm around weights that are loaded already, such as those of a model in training; names no digest.
+
+    Puts the model into evaluation mode. Raises `ModelError` for a missing or broken chat template.
+    """
+    own = parity.own_template(tokenizer)
+    text = parity.Text(tokenizer, parity.choose_template(own, own, None, ("the model", "the model"))[0])
+    parity.check_start(text, "the model")
+    weights = Weights.of(causal)
+    return LocalModel("the model", "", "base", weights, _Shared(text, weights.context, _ends(tokenizer, [causal])))
+
+
 def _ends(tokenizer: Any, models: Sequence[Any]) -> frozenset[int]:
     """Every token that ends a turn for either arm: both must stop alike."""
     found: set[int] = set()
