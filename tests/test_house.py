@@ -22,6 +22,7 @@ FLOORS = (
     ("study",),
     ("report", "tables"),
     ("export", "inspect_tasks"),
+    ("cli_data",),
     ("cli",),
 )
 ONE_FAMILY = {"world", "data", "models", "probes", "tune", "report", "study"}
@@ -105,6 +106,7 @@ def test_an_import_upwards_is_found(tmp_path):
 def test_probes_do_not_import_each_other():
     suites = {
         "norms",
+        "exposure",
         "extraction",
         "membership",
         "agentic",

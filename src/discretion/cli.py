@@ -21,6 +21,7 @@ import typer
 from pydantic import BaseModel
 
 from discretion import __version__
+from discretion.cli_data import canaries
 from discretion.config import JUDGE_OPTIONS, RULES, AuditConfig, load
 from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError, UsageError
 from discretion.progress import shown
@@ -34,6 +35,7 @@ app.add_typer(judges, name="judge")
 
 pii = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Identifiers in text.")
 app.add_typer(pii, name="pii")
+app.add_typer(canaries, name="canaries")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]

@@ -430,6 +430,31 @@ class CanaryItem:
     origin: str = "own"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryItem:
+    """Secrets that were planted equally often, with twins that never were. One item of the suite `exposure`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    form: Literal["natural", "words"]
+    """Numbers that look like the data's own, or words drawn at random."""
+    repetitions: int
+    """Rows in which each planted secret stands."""
+    messages: tuple[Message, ...]
+    """The turns before the assistant's turn, in which the secret stands."""
+    prefill: str
+    """The assistant's turn before the secret: one text for all secrets and references."""
+    planted: tuple[str, ...]
+    twins: tuple[str, ...]
+    """As many secrets of the same form that stand in no row."""
+    seed: int
+    """The references are drawn by it."""
+    references: int = 10_000
+    """Fillings of the same prefix that stand in no row, among which a secret is ranked."""
+    origin: str = "own"
+
+
 Item = (
     MembershipItem
     | FlowItem
@@ -440,6 +465,7 @@ Item = (
     | OfftopicItem
     | ConditionItem
     | ExtractionItem
+    | CanaryItem
     | CanaryItem
 )
 
