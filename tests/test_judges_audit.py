@@ -11,7 +11,7 @@ import pytest
 
 from discretion import audit as auditing
 from discretion.audit import carry
-from discretion.compare import summarise
+from discretion.compare import compare_runs, summarise
 from discretion.config import AuditConfig, load
 from discretion.errors import ConfigError, DataError, NotComparable
 from discretion.models.scripted import Scripted
@@ -251,6 +251,14 @@ def test_every_scorer_with_a_judge_is_proven_on_its_embedded_items(suite):
 # ------------------------------------------------------------------------------------------------ identity
 
 
+def test_two_runs_of_one_judge_are_compared_and_carry_it(tmp_path):
+    first, second = (run_of(tmp_path, ScriptedJudges(), tuned=said, out=said[:5]) for said in (SILENT, PARAPHRASE))
+    found = compare_runs(first, second)
+    assert found.judge["digest"] == "judge 1" and found.metrics[0].difference.value == 1.0
+    with pytest.raises(NotComparable, match="judge"):
+        compare_runs(first, run_of(tmp_path, tuned=PARAPHRASE, out="rules"))
+
+
 def test_without_a_judge_nothing_of_a_run_changes(tmp_path):
     identity = read_manifest(run_of(tmp_path, suites=JUDGED)).identity
     assert (identity.judge, "votes" in identity.config) == ("rules", False)
@@ -268,6 +276,11 @@ def test_a_run_is_pinned_to_its_judge_and_its_votes(tmp_path):
         run_of(tmp_path, ScriptedJudges(), votes=3)
     with pytest.raises(NotComparable, match="judge"):
         run_of(tmp_path)
+
+
+def test_the_tuned_model_does_not_judge_itself():
+    with pytest.raises(ConfigError, match="--judge t: the tuned model cannot judge itself"):
+        load(AuditConfig, {"base": "b", "tuned": "t", "judge": "t"})
 
 
 def test_a_judge_that_no_suite_asks_is_refused():

@@ -117,7 +117,8 @@ def compare_runs(first: Path, second: Path) -> Summary:
         )
         for name, asked in a.items.items()
     ]
-    return judge(suites, thresholds_of(a), limited=a.identity.config.get("limit") is not None)
+    summary = judge(suites, thresholds_of(a), limited=a.identity.config.get("limit") is not None)
+    return replace(summary, judge=a.judge)
 
 
 def judge(suites: Sequence[Suite], thresholds: Thresholds, *, limited: bool = False) -> Summary:

@@ -76,7 +76,9 @@ class AuditConfig(BaseModel):
     batch_tokens: int | None = Field(None, ge=16, description="Tokens per batch; measured on this machine by default.")
     offline: bool = Field(False, description="Never ask the hub, even when a file is missing.")
     judge: str = Field(
-        RULES, description="Who decides what rules cannot: rules, or a model: a folder, a hub id, openai:NAME."
+        RULES,
+        min_length=1,
+        description="Who decides what rules cannot: rules, or a model: a folder, a hub id, openai:NAME.",
     )
     votes: int = Field(1, ge=1, le=99, description="Verdicts of a judge's model per question, an odd number.")
     judge_labels: Path | None = Field(
@@ -166,6 +168,8 @@ class AuditConfig(BaseModel):
             raise ValueError(f"--votes {self.votes} may end in a tie; give an odd number")
         if self.votes > 1 and self.judge == RULES:
             raise ValueError("--votes has no effect without a model as judge; give --judge MODEL, or leave it out")
+        if self.judge != RULES and self.judge == self.tuned:
+            raise ValueError(f"--judge {self.judge}: the tuned model cannot judge itself; name another model")
         if self.judge != RULES and self.judge_labels is None and not set(self.probes) & set(JUDGED_PROBES):
             raise ValueError(f"--judge {self.judge}: only {', '.join(JUDGED_PROBES)} ask a judge; add one to --probes")
         unused = sorted(set(self.source) - set(self.probes))
