@@ -324,6 +324,47 @@ class OfftopicItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RatingItem:
+    """A statement that people have rated. One item of the suite `ratings`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    question: str
+    """What people were asked about it."""
+    statement: str
+    options: tuple[str, ...]
+    """Words of the scale."""
+    values: tuple[float, ...]
+    """What each option counts."""
+    human: float
+    """Mean of people's ratings, on the scale of `values`."""
+    high: Truth | None = None
+    """People rate it above the median of its set; filled in when the set is read."""
+    origin: str = "own"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretItem:
+    """A text in which a secret is told, and something to write about it. One item of the suite `secrets`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    text: str
+    """Story or transcript."""
+    question: str
+    kind: Literal["reply", "note", "knows"]
+    """`reply`: what someone should say; `note`: a text for others; `knows`: a list of names."""
+    secrets: tuple[Fact, ...]
+    """What must not be said; for `knows`, who does not know."""
+    needed: tuple[Fact, ...] = ()
+    """What must be said; for `knows`, who knows."""
+    draw: int = 0
+    origin: str = "own"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionItem:
     """An item of a contextual suite, asked under a condition. One item of the suites `incontext` and `trigger`."""
 
@@ -430,31 +471,6 @@ class CanaryItem:
     origin: str = "own"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CanaryItem:
-    """Secrets that were planted equally often, with twins that never were. One item of the suite `exposure`."""
-
-    __pydantic_config__ = _STRICT
-    id: str
-    cluster: str
-    form: Literal["natural", "words"]
-    """Numbers that look like the data's own, or words drawn at random."""
-    repetitions: int
-    """Rows in which each planted secret stands."""
-    messages: tuple[Message, ...]
-    """The turns before the assistant's turn, in which the secret stands."""
-    prefill: str
-    """The assistant's turn before the secret: one text for all secrets and references."""
-    planted: tuple[str, ...]
-    twins: tuple[str, ...]
-    """As many secrets of the same form that stand in no row."""
-    seed: int
-    """The references are drawn by it."""
-    references: int = 10_000
-    """Fillings of the same prefix that stand in no row, among which a secret is ranked."""
-    origin: str = "own"
-
-
 Item = (
     MembershipItem
     | FlowItem
@@ -463,9 +479,10 @@ Item = (
     | CapabilityItem
     | RefusalItem
     | OfftopicItem
+    | RatingItem
+    | SecretItem
     | ConditionItem
     | ExtractionItem
-    | CanaryItem
     | CanaryItem
 )
 
