@@ -37,6 +37,19 @@ from discretion.schema import (
 MAX_TOKENS = 256
 LONG = 1280
 """For answers under instructions, as IFEval allows."""
+TASKS = (
+    "facts",
+    "arithmetic",
+    "reading",
+    "commonsense_qa",
+    "arc",
+    "mmlu",
+    "hellaswag",
+    "truthfulqa",
+    "gsm8k",
+    "ifeval",
+)
+"""Those with a figure of their own: the embedded ones and the public ones; MMLU's subjects together."""
 
 
 # ------------------------------------------------------------------------------------------------ asking
@@ -125,9 +138,21 @@ def _chance(outcomes: Sequence[Outcome]) -> float:
     return math.fsum(float(outcome.parts["chance"] or 0) for outcome in outcomes) / max(1, len(outcomes))
 
 
+def _of_task(name: str) -> Metric:
+    """Of one task; the report leaves it out where no item is of this task."""
+
+    def tally(outcome: Outcome) -> Mapping[str, Tally]:
+        own = str(outcome.parts["task"]) == name or str(outcome.parts["task"]).startswith(f"{name} ")
+        return all_of_them(outcome) if own else {}
+
+    all_of_them = _tally(lambda outcome: "all")
+    return Metric(name=f"accuracy, {name}", worse="lower", paired_item=True, tally=tally)
+
+
 METRICS = (
     Metric(name="accuracy", worse="lower", primary=True, paired_item=True, tally=_tally(lambda outcome: "all")),
     Metric(name="accuracy per task", worse="lower", tally=_tally(lambda outcome: str(outcome.parts["task"]))),
+    *map(_of_task, TASKS),
     Metric(name="instructions followed", worse="lower", tally=_instructions),
 )
 

@@ -18,9 +18,7 @@ Arguments = Mapping[str, Any]
 Check = Callable[[str, Arguments], bool | None]
 
 CONSTRAINED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-_ABBREVIATION = re.compile(
-    r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Inc|Ltd|Co|vs|etc|e\.g|i\.e|cf|No|Fig|[A-Z])\.$", re.IGNORECASE
-)
+_ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Inc|Ltd|Co|vs|etc|e\.g|i\.e|cf|Fig|[A-HJ-Z])\.$")
 _SENTENCE_END = re.compile(r"[.!?…。！？।]+[\"'”’)\]*]*(?=\s|$)|[。！？।]+")
 _CAPITALS = re.compile(r"\w[\w.\-]*|['’]\w+")
 
