@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from discretion.config import AuditConfig
 from discretion.data.selecting import hold_out
 from discretion.data.sets import read_set
 from discretion.data.transforms import Row, apply, rows_digest
-from discretion.models import testbed
+from discretion.errors import ConfigError
 from discretion.schema import digest, to_json
 from discretion.store import make_private, write_private
 from discretion.study.config import StudyConfig
@@ -108,8 +109,7 @@ class _Models:
         self._made_by: dict[str, Any] = {}
 
     def base(self, model: str) -> str:
-        named = self._config.models[model].base
-        return str(testbed.path()) if named == "testbed" else named
+        return self._config.models[model].base
 
     def made_by(self, model: str) -> Any:
         """All that names a measurement of this model as it is, the rows of memorisation suites apart."""
@@ -134,6 +134,7 @@ def plan(config: StudyConfig, out: Path) -> Plan:
         for cell, needed in _cells(config, coordinates, arm, models, out):
             cells.append(cell)
             steps.update({step.digest: step for step in needed})
+    _check_contrasts(config, cells)
     return Plan(config, out, tuple(cells), steps, arms, models.asked)
 
 
@@ -149,6 +150,39 @@ def combinations(config: StudyConfig) -> Iterator[dict[str, str]]:
 def selects(selection: Mapping[str, tuple[str, ...]], coordinates: Mapping[str, str]) -> bool:
     """Do these coordinates have, on each axis that is named, one of the levels named?"""
     return all(coordinates.get(axis) in levels for axis, levels in selection.items())
+
+
+def matched(
+    cells: Sequence[Cell], of: Mapping[str, tuple[str, ...]], minus: Mapping[str, tuple[str, ...]]
+) -> list[tuple[Cell, Cell]]:
+    """Cells of both sides that are equal on every axis that neither side names, in pairs."""
+    free = [axis for axis in cells[0].coordinates if axis not in of and axis not in minus] if cells else []
+
+    def place(cell: Cell) -> tuple[str, ...]:
+        return tuple(cell.coordinates[axis] for axis in free)
+
+    others: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if selects(minus, cell.coordinates):
+            others[place(cell)].append(cell)
+    return [(cell, other) for cell in cells if selects(of, cell.coordinates) for other in others[place(cell)]]
+
+
+def _check_contrasts(config: StudyConfig, cells: Sequence[Cell]) -> None:
+    for contrast in config.contrasts:
+        pairs = matched(cells, contrast.of, contrast.minus)
+        if not pairs:
+            raise ConfigError(
+                f"contrast {contrast.name!r}: no cell has a partner; check skip, and what both sides name"
+            )
+        for side in (0, 1):
+            name, times = Counter(pair[side].name for pair in pairs).most_common(1)[0]
+            if times > 1:
+                # A cell that is used twice would count as two trainings.
+                raise ConfigError(
+                    f"contrast {contrast.name!r}: the cell {name} has {times} partners; "
+                    "name the same axes on both sides, and one level of each"
+                )
 
 
 # ------------------------------------------------------------------------------------------------ rows

@@ -23,7 +23,7 @@ from discretion.probes import probe as suite_named
 from discretion.probes.base import Metric, Probe
 from discretion.schema import SCHEMA_VERSION, MetricVerdict, Outcome, Summary, digest, to_json
 from discretion.store import outcomes_path, read_summary, write_private
-from discretion.study.cells import Cell, Plan, selects
+from discretion.study.cells import Cell, Plan, matched
 from discretion.study.nouns import CellFigure, CellSummary, Effect, StepResult, StudySummary
 
 SUMMARY = "summary.json"
@@ -178,7 +178,7 @@ class _Effects:
             reference = levels[-1] if axis == "checkpoint" else levels[0]
             for level in levels:
                 if level != reference:
-                    pairs = self._matched(done, {axis: (level,)}, {axis: (reference,)})
+                    pairs = matched(done, {axis: (level,)}, {axis: (reference,)})
                     found += self._over("factor", f"{axis}: {level} − {reference}", pairs, axis=axis)
         return found
 
@@ -186,29 +186,8 @@ class _Effects:
         """Those declared in the file."""
         found = []
         for contrast in self.plan.config.contrasts:
-            found += self._over("contrast", contrast.name, self._matched(done, contrast.of, contrast.minus))
+            found += self._over("contrast", contrast.name, matched(done, contrast.of, contrast.minus))
         return found
-
-    def _matched(
-        self, done: Sequence[Cell], of: Mapping[str, tuple[str, ...]], minus: Mapping[str, tuple[str, ...]]
-    ) -> list[Pair]:
-        """Cells of both sides that are equal on every axis that neither side names."""
-        free = [axis for axis in done[0].coordinates if axis not in of and axis not in minus] if done else []
-
-        def place(cell: Cell) -> tuple[str, ...]:
-            return tuple(cell.coordinates[axis] for axis in free)
-
-        others: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
-        for cell in done:
-            if selects(minus, cell.coordinates):
-                others[place(cell)].append(cell)
-        return [
-            (cell, other)
-            for cell in done
-            if selects(of, cell.coordinates)
-            for other in others[place(cell)]
-            if other.digest != cell.digest
-        ]
 
     def _over(self, kind: Any, name: str, pairs: Sequence[Pair], *, axis: str = "") -> list[Effect]:
         if not pairs:
