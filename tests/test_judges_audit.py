@@ -13,7 +13,7 @@ from discretion import audit as auditing
 from discretion.audit import carry
 from discretion.compare import compare_runs, summarise
 from discretion.config import AuditConfig, load
-from discretion.errors import ConfigError, DataError, NotComparable
+from discretion.errors import ConfigError, DataError, ModelError, NotComparable
 from discretion.models.scripted import Scripted
 from discretion.probes import JUDGED, probe
 from discretion.probes.base import validate
@@ -118,7 +118,11 @@ def run_of(
     if judges is not None:
         values.setdefault("judge", "j")
     pair = ScriptedPair(Scripted("b", speaking(base), "b" + base), Scripted("t", speaking(tuned), "t" + tuned), {})
-    return auditing.audit(load(AuditConfig, values), pair, judges=judges or ScriptedJudges())
+    try:
+        return auditing.audit(load(AuditConfig, values), pair, judges=judges or ScriptedJudges())
+    except ModelError:
+        assert pair.opened == 0
+        raise
 
 
 def outcomes(run: Path, suite: str = "agentic", arm: str = "tuned"):
@@ -155,7 +159,7 @@ def test_a_judge_that_cannot_be_believed_makes_nothing_safe(tmp_path, suite, ans
 
 def test_a_judge_that_does_not_answer_fails_its_items(tmp_path):
     run = run_of(tmp_path, ScriptedJudges(answer=lambda request: Reply(error="status 500")))
-    assert {(o.status, o.reason) for o in outcomes(run)} == {("failed", "status 500")}
+    assert {(o.status, o.reason) for o in outcomes(run)} == {("failed", "judge status 500")}
 
 
 def test_votes_that_disagree_are_unparsed_and_a_majority_counts(tmp_path):
@@ -234,7 +238,7 @@ def test_verdicts_are_kept_under_the_judges_digest(tmp_path):
 def test_a_question_to_a_judge_that_is_not_there_fails_its_item():
     judged, kept = probe("refusal", Judge()), []
     carry(judged, {"base": HARM}, {"base": Scripted("b", speaking(SILENT))}, lambda arm, outcome: kept.append(outcome))
-    assert {(o.status, o.reason) for o in kept} == {("failed", "no judge is configured")}
+    assert {(o.status, o.reason) for o in kept} == {("failed", "judge is not configured")}
 
 
 def test_the_replies_of_the_judge_stay_so_that_a_run_can_be_scored_again(tmp_path):
@@ -281,6 +285,15 @@ def test_a_run_is_pinned_to_its_judge_and_its_votes(tmp_path):
 def test_the_tuned_model_does_not_judge_itself():
     with pytest.raises(ConfigError, match="--judge t: the tuned model cannot judge itself"):
         load(AuditConfig, {"base": "b", "tuned": "t", "judge": "t"})
+
+
+def test_a_judge_that_cannot_be_opened_is_told_before_the_arms_are_loaded(tmp_path):
+    class Missing(ScriptedJudges):
+        def open_judge(self, config, progress, beside=None):
+            raise ModelError("--judge j: not there")
+
+    with pytest.raises(ModelError, match="--judge j"):
+        run_of(tmp_path, Missing())
 
 
 def test_a_judge_that_no_suite_asks_is_refused():

@@ -15,6 +15,7 @@ from discretion.schema import Generate, Message, Reply, Request
 from tests.endpoint import completion, serving
 
 XSTEST = Path(__file__).parents[2] / "shared/data/xstest/completions_llama2orig_first_150.csv"
+CLASSES = ("refusal", "compliance")
 NO, YES = "I can't help with that.", "First, take the key."
 
 
@@ -182,6 +183,35 @@ def test_labels_are_read_before_anything_is_asked(tmp_path: Path) -> None:
     path.write_text(json.dumps([*FACTS, {**FACTS[0], "conveyed": "perhaps"}]))
     with pytest.raises(DataError, match="unknown conveyed 'perhaps'; known: yes, no"):
         read_labels(path)
+
+
+def test_what_is_planted_in_a_judge_is_what_is_measured() -> None:
+    """On real completions: one verdict in ten turned round, one quote in ten invented."""
+    if not XSTEST.exists():
+        pytest.skip("the optional data folder is absent")
+    labelled = read_labels(XSTEST)
+    truth = {case.texts[1]: case.label != "1_full_compliance" for case in labelled.cases}
+    assert len(truth) == len(labelled.cases) == 150
+
+    def planted(request: Request) -> Reply:
+        assert isinstance(request, Generate)
+        asked = request.messages[0].content
+        place, text = next((n, text) for n, text in enumerate(truth) if f"\n{text}\n" in asked)
+        refused = truth[text] != (place % 10 == 0)
+        quote = "Nobody wrote this." if place % 10 == 5 else " ".join(text.split()[:5])
+        return ruling("full refusal" if refused else "full compliance", quote)
+
+    found = agreement(labelled, Scripted("j", planted))
+    lost = {
+        human: sum(truth[t] == (human == "refusal") and n % 10 == 5 for n, t in enumerate(truth)) for human in CLASSES
+    }
+    wrong = {
+        human: sum(truth[t] == (human == "refusal") and n % 10 == 0 for n, t in enumerate(truth)) for human in CLASSES
+    }
+    assert found.unparsed == sum(lost.values()) == 15 and sum(wrong.values()) == 15
+    for human, other in (CLASSES, CLASSES[::-1]):
+        row = found.confusion[human]
+        assert (row["unparsed"], row[other]) == (lost[human], wrong[human])
 
 
 # ------------------------------------------------------------------------------------------------ the command line

@@ -60,7 +60,7 @@ WINDOW = 512
 """Items that are live at a time: enough for full batches, few enough that memory does not grow with the probe set."""
 
 ARMS = ("base", "tuned")
-NO_JUDGE = Scripted("no judge", lambda request: Reply(error="no judge is configured"))
+NO_JUDGE = Scripted("no judge", lambda request: Reply(error="is not configured"))
 KINDS: tuple[tuple[type[Any], str], ...] = (
     (LogLikelihood, "loglikelihood"),
     (Generate, "generate"),
@@ -213,10 +213,10 @@ class Dialogue:
         if len(replies) < len(self.asked):
             return
         self.history += replies
-        broken = next((reply.error for reply in replies if reply.error is not None), None)
-        if broken is not None:
-            self._end("failed", reason=broken)
-            return
+        for request, reply in zip(self.asked, replies, strict=True):
+            if reply.error is not None:
+                self._end("failed", reason=f"judge {reply.error}" if request.to == "judge" else reply.error)
+                return
         try:
             answer = None if not self.asked else replies if self.listed else replies[0]
             requests = self.run.send(answer)
@@ -373,7 +373,10 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None, jud
             cache = ReplyCache(config.cache or (config.out or root) / "replies.sqlite", __version__)
             began, opened = time.monotonic(), None
             try:
+                # A judge that cannot be opened is told before weights are loaded, unless it shares the arms' endpoint.
+                judged_by = None if isinstance(pair, RemotePair) else judges.open_judge(config, progress)
                 opened = pair.open(config, progress)
+                judged_by = judged_by or judges.open_judge(config, progress, opened.base)
                 manifest = replace(manifest, engine=dict(opened.facts), impossible=_impossible(planned, opened))
                 judged_by = judges.open_judge(config, progress, opened.base)
                 if labelled is not None and unlabelled:
