@@ -26,6 +26,8 @@ CAP = 0.01
 """Largest share of one token in DC-PDD (Zhang et al. 2024, a)."""
 GAMMA = 1.0
 """Likelihood ratio beyond which RMIA counts a comparison as won (Zarifzadeh et al. 2024)."""
+SAME = 1e-6
+"""Nats within which two windows are equal: what float32 leaves of a difference that is none."""
 LEAST = 1e-9
 """Nats under which a loss, or a standard deviation, counts as this: a ratio to zero has no value."""
 
@@ -142,13 +144,13 @@ def ratio(tuned: float, base: float) -> float:
 def window_vote(tuned: Array, base: Array, sizes: Sequence[int] = WINDOWS) -> float:
     """Share of windows in which the tuned model does better than the base, averaged over sizes (Chen et al. 2026).
 
-    Windows in which both do the same count half. Of a text shorter than a size the whole text is the window.
+    Windows in which both do the same, within `SAME`, count half. Of a text shorter than a size the whole text is the window.
     """
     gain = np.concatenate([[0.0], np.cumsum(tuned - base)])
     votes = []
     for size in sorted({min(size, len(tuned)) for size in sizes}):
         gains = gain[size:] - gain[:-size]
-        votes.append(((gains > 0).sum() + 0.5 * (gains == 0).sum()) / len(gains))
+        votes.append(((gains > SAME).sum() + 0.5 * (np.abs(gains) <= SAME).sum()) / len(gains))
     return float(np.mean(votes))
 
 
