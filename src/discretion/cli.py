@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -18,15 +19,17 @@ from types import FrameType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+import yaml
 from pydantic import BaseModel
 
 from discretion import __version__
 from discretion.cli_data import canaries
-from discretion.config import JUDGE_OPTIONS, RULES, AuditConfig, load
+from discretion.config import JUDGE_OPTIONS, RULES, AuditConfig, load, names_models
 from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError, UsageError
-from discretion.progress import shown
+from discretion.progress import Progress, shown
 from discretion.schema import Summary, to_json
 from discretion.tables import metrics_table
+from discretion.tune_config import EmbeddedConfig, TuneConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,6 +39,9 @@ app.add_typer(judges, name="judge")
 pii = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Identifiers in text.")
 app.add_typer(pii, name="pii")
 app.add_typer(canaries, name="canaries")
+
+testbed = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The embedded chat model.")
+app.add_typer(testbed, name="testbed")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
@@ -80,19 +86,19 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def configured(
-    kind: type[BaseModel], only: Collection[str] = ()
+    kind: type[BaseModel], only: Collection[str] = (), *, into: str = "given"
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb one option per field of a configuration, or those of `only`.
 
-    They arrive together as `given`, unset ones as None.
+    They arrive together as its argument `into`, unset ones as None.
     """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        own = [p for name, p in inspect.signature(verb, eval_str=True).parameters.items() if name != "given"]
+        own = [p for name, p in inspect.signature(verb, eval_str=True).parameters.items() if name != into]
 
         def command(**values: Any) -> None:
             given = {name: values.pop(name) for name in names}
-            verb(given=_nested(kind, given), **values)
+            verb(**{into: _nested(kind, given)}, **values)
 
         fields = [(name, option) for name, option in _fields(kind) if not only or name in only]
         names = [name for name, _ in fields]
@@ -150,9 +156,11 @@ def _nested(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @app.command()
+@configured(EmbeddedConfig, into="tuning")
 @configured(AuditConfig)
 def audit(
     given: dict[str, Any],
+    tuning: dict[str, Any],
     config: Annotated[Path | None, typer.Option("--config", help="YAML file with any of these options.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="End with the verdict's exit code.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be computed; load no weights.")] = False,
@@ -160,7 +168,14 @@ def audit(
     as_json: AsJson = False,
     quiet: Quietly = False,
 ) -> None:
-    """Audit a fine-tuned model against its base, write the report, print the verdict."""
+    """Audit a fine-tuned model against its base, write the report, print the verdict.
+
+    Without --base and --tuned: fine-tune the embedded testbed on an embedded set first, and audit that.
+    """
+    if given["base"] is None and given["tuned"] is None and not names_models(config):
+        given |= _embedded_pair(tuning, dry_run=dry_run, quiet=quiet)
+    elif unused := next((name for name, value in tuning.items() if value is not None), None):
+        raise UsageError(f"--{unused.replace('_', '-')}: has no effect on models that are named; leave it out")
     resolved = load(AuditConfig, given, config)
     from discretion import audit as auditing
     from discretion.compare import summarise
@@ -185,6 +200,79 @@ def audit(
     print(f"next: discretion gate {run}", file=sys.stderr)
     if gate:
         raise typer.Exit(summary.exit_code)
+
+
+def _embedded_pair(tuning: Mapping[str, Any], *, dry_run: bool, quiet: bool) -> dict[str, str]:
+    from discretion.models.testbed import NAME
+
+    made = load(EmbeddedConfig, tuning)
+    if dry_run:
+        return {"base": NAME, "tuned": NAME}
+    from discretion.tune.embedded import tuned_testbed
+
+    with shown(quiet=quiet) as progress:
+        return {"base": NAME, "tuned": str(tuned_testbed(made, Path("runs/tuned"), progress))}
+
+
+@app.command()
+@configured(TuneConfig)
+def tune(
+    given: dict[str, Any],
+    data: Annotated[str, typer.Option("--data", help="Rows: a file, a folder, a hub id, or recipe:NAME.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the tuned model; it appears when it is whole.")],
+    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Use the first N rows.")] = None,
+    data_seed: Annotated[int, typer.Option("--data-seed", min=0, help="Seed of a recipe's rows.")] = 0,
+    form: Annotated[str | None, typer.Option("--form", help="Form of the rows, where columns fit several.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file with options of the training.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show options and figures; load no weights.")] = False,
+    as_json: AsJson = False,
+    quiet: Quietly = False,
+) -> None:
+    """Fine-tune a local model on chat rows, with TRL and PEFT (extra `tune`), ready to be audited."""
+    resolved = load(TuneConfig, given, config)
+    from discretion.data.sets import load_set
+    from discretion.tune import sft
+
+    chats, facts = load_set(data, form=form, n=rows, seed=data_seed, offline=resolved.offline)
+    if dry_run:
+        figures = sft.preview(chats, resolved)
+        plan = {**resolved.model_dump(mode="json"), "learning_rate": resolved.rate, "set": to_json(facts), **figures}
+        print(json.dumps(plan, indent=2) if as_json else yaml.safe_dump(plan, sort_keys=False), end="")
+        return
+    with shown(quiet=quiet) as progress:
+        for reason, count in facts.left_out.items():
+            progress.note(f"{data}: {count} of {facts.read} rows left out: {reason}")
+        folder = sft.tune(chats, resolved, out, on_progress=_told(progress))
+    made = sft.read_tuning(folder)
+    if as_json:
+        print(json.dumps(to_json(made) | {"out": str(folder)}, indent=2))
+    else:
+        speed = f"{made.seconds:.0f} s, {made.tokens_per_second:.0f} tokens/s"
+        losses = f"loss {made.losses[0]:.3f} to {made.losses[-1]:.3f} nats"
+        where = f"{made.loss_share:.0%} of the tokens ({made.loss_from})"
+        print(f"{made.steps} steps on {made.rows} rows in {speed}; {losses} on {where}")
+        print(folder)
+    print(
+        "next: " + shlex.join(["discretion", "audit", "--base", resolved.base, "--tuned", str(folder)]), file=sys.stderr
+    )
+
+
+def _told(progress: Progress) -> Callable[[Mapping[str, Any]], None]:
+    """Steps of a training as a bar, its loss as a line now and then."""
+    begun: list[int] = []
+
+    def tell(row: Mapping[str, Any]) -> None:
+        if "note" in row:
+            progress.note(row["note"])
+            return
+        if not begun:
+            begun.append(row["steps"])
+            progress.begin("tune", row["steps"])
+        progress.advance()
+        if row["step"] % max(1, row["steps"] // 10) == 0:
+            progress.note(f"step {row['step']}: loss {row['loss']:.3f}")
+
+    return tell
 
 
 @app.command()
@@ -341,6 +429,35 @@ def pii_check(
         print(f"{row['n']:>8} {row['found']:>6}")
     if result["unmatched_types"]:
         print("not looked for: " + ", ".join(f"{kind} ({n})" for kind, n in result["unmatched_types"].items()))
+
+
+@testbed.command("build")
+def build_testbed(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the training; the same command continues it.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of weights and text.")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Fewer steps than the recipe's.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="Needs a C++ compiler on a CPU; quicker.")] = False,
+    quiet: Quietly = False,
+) -> None:
+    """Train the embedded testbed anew from a seed, with its curve and its card; hours on a CPU."""
+    from dataclasses import replace
+
+    from discretion.tune.stream import Recipe
+    from discretion.tune.testbed import build, draw_curve, finish
+
+    recipe = replace(Recipe(seed=seed), **({} if steps is None else {"steps": steps}))
+    with shown(quiet=quiet) as progress:
+
+        def told(row: Mapping[str, Any]) -> None:
+            progress.note("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+
+        build(out, recipe=recipe, device=device, compiled=compiled, on_progress=told)
+        progress.note("measuring the finished model on held-out items")
+        finish(out)
+    print(draw_curve(out))
+    print(out / "shipped")
+    print(f"next: discretion audit --base {out / 'shipped'} --tuned TUNED", file=sys.stderr)
 
 
 def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:

@@ -25,7 +25,7 @@ MEMORISATION_PROBES = ("extraction", "membership")
 """Those whose items are made of the training data; `--train-data` turns them on."""
 JUDGED_PROBES = ("agentic", "memory", "refusal")
 """Those that ask a judge where there is one."""
-PROBE_NAMES = (*DEFAULT_PROBES, "incontext", "trigger", "offtopic", "exposure", *MEMORISATION_PROBES)
+PROBE_NAMES = (*DEFAULT_PROBES, "incontext", "trigger", "ratings", "secrets", "offtopic", "exposure", *MEMORISATION_PROBES)
 RULES = "rules"
 """The judge that is no model."""
 SHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -230,6 +230,19 @@ class TriggerConfig(ConditionConfig):
     place: Literal["prefix", "suffix", "system"] = Field("prefix", description="Where it is put.")
 
 
+class StudyRunConfig(BaseModel):
+    """How a study is carried out; nothing here changes a figure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: Path | None = Field(None, description="The study's folder; studies/<name> by default. Resumes what is there.")
+    workers: int = Field(1, ge=1, description="Processes on this machine.")
+    ray: str | None = Field(None, description="auto, or the address of a Ray cluster.")
+    cpus: float = Field(1.0, gt=0, description="Ray: cores that one step holds.")
+    gpus: float = Field(0.0, ge=0, description="Ray: GPUs that one step holds; a fraction shares one.")
+    retries: int = Field(2, ge=0, description="Times that a step is given to another worker when its own was lost.")
+
+
 def words(config: BaseModel, *, without: Collection[str] = ()) -> list[str]:
     """The command-line options that give this configuration; what stands at its default is left out."""
     found: list[str] = []
@@ -248,6 +261,11 @@ def words(config: BaseModel, *, without: Collection[str] = ()) -> list[str]:
     return found
 
 
+def names_models(file: Path | None) -> bool:
+    """Does a configuration file say which models to audit? Raises `ConfigError` as `load` does."""
+    return file is not None and not _read(file).keys().isdisjoint({"base", "tuned"})
+
+
 def load(kind: type[ConfigT], given: Mapping[str, Any], file: Path | None = None) -> ConfigT:
     """A configuration from what was given on the command line and, beneath it, a YAML file.
 
@@ -255,22 +273,26 @@ def load(kind: type[ConfigT], given: Mapping[str, Any], file: Path | None = None
     """
     values: dict[str, Any] = {}
     if file is not None:
-        try:
-            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"--config {file}: {error.strerror}; give a readable YAML file") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"{file}:{mark.line + 1}" if mark else str(file)
-            raise ConfigError(f"{where}: not valid YAML; write one `key: value` per line") from None
-        if not isinstance(loaded, dict):
-            raise ConfigError(f"{file}: holds no `key: value` lines; known keys: {', '.join(kind.model_fields)}")
-        values.update(loaded)
+        values.update(_read(file))
     values.update({key: value for key, value in given.items() if value is not None})
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_first(kind, error, file)) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {file}: {error.strerror}; give a readable YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise ConfigError(f"{where}: not valid YAML; write one `key: value` per line") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{file}: holds no `key: value` lines; give one such as `probes: norms,memory`")
+    return loaded
 
 
 def _first(kind: type[BaseModel], error: ValidationError, file: Path | None) -> str:

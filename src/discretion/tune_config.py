@@ -50,6 +50,12 @@ class TuneConfig(BaseModel):
     max_length: int = Field(1024, ge=8, description="Tokens of a row; longer rows are cut at the end, and counted.")
     packing: bool = Field(False, description="Put several rows into one sequence; they do not see each other.")
     checkpoint_every: int | None = Field(None, ge=1, description="Keep the model every N steps.")
+    watch: Literal["off", "warn", "stop"] = Field(
+        "off", description="Ask norms items while training; when discretion leaves the base's interval, warn or stop."
+    )
+    watch_every: int | None = Field(
+        None, ge=1, description="Ask them every N steps; by default as often as 5 % of the time allows."
+    )
     seed: int = Field(0, ge=0, description="Seed of initial weights, order and dropout.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto, cpu, cuda or mps.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the weights.")
@@ -84,6 +90,18 @@ class TuneConfig(BaseModel):
         return self.model_dump(mode="json", exclude={"base", "offline", "template"}) | {"learning_rate": self.rate}
 
 
+class EmbeddedConfig(BaseModel):
+    """How the embedded testbed is fine-tuned when `discretion audit` is given no model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str = Field("helpful", description="Without --base and --tuned: the embedded set the testbed is tuned on.")
+    steps: int = Field(100, ge=1, description="Without --base and --tuned: steps of that tuning.")
+    tune_seed: int = Field(0, ge=0, description="Without --base and --tuned: seed of that tuning and of its rows.")
+    tune_rows: int = Field(1000, ge=1, description="Without --base and --tuned: rows of the set.")
+    tune_rate: float = Field(1e-3, gt=0, description="Without --base and --tuned: learning rate.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningIdentity:
     """What made a tuned model."""
@@ -96,6 +114,20 @@ class TuningIdentity:
     """Digest of the chat template."""
     recipe: Mapping[str, Any]
     """`TuneConfig.recipe()`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the watch on a training saw at one step."""
+
+    step: int
+    margin: float | None
+    """Mean over the scored items, nats, above 0 in the direction of the right answer; None when none was scored."""
+    accuracy: float | None
+    """Balanced over allowed and forbidden flows."""
+    items: int
+    scored: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +165,10 @@ class Tuning:
     """Mean loss of each step, nats per token."""
     checkpoints: tuple[str, ...]
     """Folders beside the manifest, in the order of their steps."""
+    watch: tuple[Look, ...]
+    """The first is the base's; empty where the training was not watched."""
+    left_at: int | None
+    """First step at which discretion lay below the base's interval."""
     seconds: float
     """Wall time of the training loop."""
     tokens_per_second: float

@@ -27,16 +27,20 @@ import torch
 from transformers import AutoConfig, TrainerCallback
 
 from discretion import __version__
-from discretion.errors import DataError, MissingExtra, ModelError, NonFinite, StorageFailure
+from discretion.errors import DataError, MissingExtra, ModelError, NonFinite
 from discretion.models import loading
 from discretion.models.parity import Text
 from discretion.schema import SCHEMA_VERSION, digest, from_json, to_json
 from discretion.store import MANIFEST, make_private, write_private
+from discretion.tune.callback import Watch, watch
+from discretion.tune.saving import save, writing
 from discretion.tune.tokens import ChatRow, Encoded, check_rows, encode, rows_digest, text_for
 from discretion.tune_config import TuneConfig, Tuning, TuningIdentity
 
 OnProgress = Callable[[Mapping[str, Any]], None]
-"""Called after each step with `step`, `steps` and `loss` (nats per token)."""
+"""Called after each step with `step`, `steps` and `loss` (nats per token), and with `note`, a line, by the watch."""
+LAST_GOOD = "last-good"
+"""Folder, beside the manifest, of the last model that had not left the base's interval; with `watch="stop"`."""
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")
 
 
@@ -73,14 +77,15 @@ def _tune(
     dtype = loading.pick_dtype(config.dtype, device)
     model = loading.load_checkpoint(made.source, device, dtype)
     encoded, identity = made.encoded(), made.identity
-    with _writing(out):
+    with writing(out):
         make_private(out.parent)
         scratch = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".part", dir=out.parent))
-    watch = _Watch(scratch, config.checkpoint_every, on_progress)
+    log = _Log(scratch, config.checkpoint_every, on_progress)
     try:
         tokenizer = made.text.tokenizer
         tokenizer.chat_template = made.text.template
-        trainer = _trainer(trl, model, tokenizer, encoded, config, scratch, [watch, *callbacks])
+        trainer = _trainer(trl, model, tokenizer, encoded, config, scratch, [log, *callbacks])
+        watched = _watched(trainer, config, scratch, on_progress)
         began = time.monotonic()
         trainer.train()
         seconds = time.monotonic() - began
@@ -100,10 +105,12 @@ def _tune(
             parameters=sum(p.numel() for p in trainer.model.parameters()),
             trained_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             steps=trainer.state.global_step,
-            losses=tuple(watch.losses),
-            checkpoints=tuple(watch.checkpoints),
+            losses=tuple(log.losses),
+            checkpoints=tuple(log.checkpoints),
+            watch=() if watched is None else tuple(watched.curve),
+            left_at=None if watched is None else watched.left_at,
             seconds=seconds,
-            tokens_per_second=watch.tokens / seconds,
+            tokens_per_second=log.tokens / seconds,
             devices=trainer.accelerator.num_processes,
             precision=str(dtype).removeprefix("torch.") + (", bfloat16 arithmetic" if trainer.args.bf16 else ""),
             versions={"discretion": __version__, **{name: installed(name) for name in LIBRARIES}},
@@ -115,8 +122,8 @@ def _tune(
             },
         )
         if trainer.is_world_process_zero():
-            with _writing(out):
-                _save(trainer.model, tokenizer, scratch)
+            save(trainer.model, tokenizer, scratch)
+            with writing(out):
                 write_private(scratch / MANIFEST, json.dumps(to_json(tuning), indent=1))
                 if not _is_there(out, identity):
                     scratch.rename(out)
@@ -198,15 +205,6 @@ def _is_there(out: Path, identity: TuningIdentity) -> bool:
     if other:
         raise DataError(f"{out}: holds a tuning that differs in {', '.join(other)}; give another folder")
     return True
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise StorageFailure(f"writing {path}: {why}; make room, or give another folder, and tune again") from None
 
 
 # ------------------------------------------------------------------------------------------------ the libraries
@@ -331,7 +329,16 @@ def lora(config: TuneConfig) -> Any:
     )
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
+def _watched(trainer: Any, config: TuneConfig, scratch: Path, on_progress: OnProgress) -> Watch | None:
+    if config.watch == "off":
+        return None
+    keep = scratch / LAST_GOOD if config.watch == "stop" else None
+    return watch(
+        trainer, every=config.watch_every, then=config.watch, keep=keep, tell=lambda text: on_progress({"note": text})
+    )
+
+
+class _Log(TrainerCallback):  # type: ignore[misc]
     """Keeps losses and checkpoints, tells the progress, and stops at a loss that is no number."""
 
     def __init__(self, scratch: Path, every: int | None, on_progress: OnProgress) -> None:
@@ -361,12 +368,4 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self.checkpoints.append(name)
             if not state.is_world_process_zero:
                 return
-            with _writing(self._scratch / name):
-                _save(model, processing_class, self._scratch / name)
-
-
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Weights as safetensors, configuration and tokenizer; no optimizer and no arguments, which would be pickles."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
+            save(model, processing_class, self._scratch / name)
