@@ -378,7 +378,6 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None, jud
                 opened = pair.open(config, progress)
                 judged_by = judged_by or judges.open_judge(config, progress, opened.base)
                 manifest = replace(manifest, engine=dict(opened.facts), impossible=_impossible(planned, opened))
-                judged_by = judges.open_judge(config, progress, opened.base)
                 if labelled is not None and unlabelled:
                     found = agreement(labelled, judged_by, votes=config.votes, progress=progress)
                     manifest = replace(manifest, judge=told(config, made_by.judge, labelled, found))
