@@ -65,6 +65,51 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One argument of a tool."""
+
+    __pydantic_config__ = _STRICT
+    name: str
+    description: str = ""
+    kind: Literal["string", "integer", "number", "boolean", "array", "object"] = "string"
+    """As JSON schema names it; an array is one of strings."""
+    required: Truth = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool that a model may call."""
+
+    __pydantic_config__ = _STRICT
+    name: str
+    description: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    """Empty where they are not known: any argument may then be given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A call that was made, and what the tool said."""
+
+    __pydantic_config__ = _STRICT
+    tool: str
+    arguments: str
+    """A JSON object."""
+    result: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tooled:
+    """A request with real tools, for a model whose chat template takes them."""
+
+    __pydantic_config__ = _STRICT
+    messages: tuple[Message, ...]
+    steps: tuple[Step, ...] = ()
+    """Come after the messages, each as the assistant's call and the tool's answer."""
+    tools: tuple[Tool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
     """Ask for text. The reply carries `text` and `stop`."""
 
@@ -75,6 +120,8 @@ class Generate:
     turn: Role = "assistant"
     """Whose turn is opened."""
     sampling: Sampling = Sampling()
+    tooled: Tooled | None = None
+    """The same request with real tools: it is put in the place of `messages` where the chat template takes tools."""
     to: Literal["subject", "judge"] = "subject"
 
 
@@ -223,6 +270,8 @@ class AgentItem:
     """What must not appear in the action."""
     needed: tuple[Fact, ...] = ()
     """What the action must contain to be of use; empty where the instrument does not say."""
+    tools: tuple[Tool, ...] = ()
+    """What the agent may call, beside `tool` and the tools of its steps."""
     origin: str = "own"
 
 
