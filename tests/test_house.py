@@ -115,6 +115,8 @@ def test_probes_do_not_import_each_other():
         "refusal",
         "offtopic",
         "incontext",
+        "ratings",
+        "secrets",
         "trigger",
     }
     for suite in suites:
