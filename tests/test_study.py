@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from discretion import audit as auditing
-from discretion.config import MEMORISATION_PROBES
+from discretion.config import MEMORISATION_PROBES, StudyRunConfig
 from discretion.errors import ConfigError, DataError, UsageError
 from discretion.schema import to_json
 from discretion.store import read_manifest
@@ -43,7 +43,7 @@ def planned(folder, **changed):
 
 def carried_out(folder, do=do, **changed):
     plan = planned(folder, **changed)
-    return plan, running.run(plan, config.RunConfig(), do=do)
+    return plan, running.run(plan, StudyRunConfig(), do=do)
 
 
 # ------------------------------------------------------------------------------------------------ the plan
@@ -250,7 +250,7 @@ def test_what_is_there_is_not_done_again(finished):
     def never(job):
         raise AssertionError("work was begun")
 
-    assert running.run(plan, config.RunConfig(), do=never) == first
+    assert running.run(plan, StudyRunConfig(), do=never) == first
 
 
 def test_a_study_that_grows_does_what_is_new_alone(tmp_path, calls):
@@ -302,7 +302,7 @@ def test_a_cell_that_fails_is_marked_the_rest_goes_on_and_it_is_tried_again(tmp_
     contrast = next(e for e in summary.effects if e.kind == "contrast")
     assert (contrast.pairs, contrast.seeds) == (1, 1)
     assert contrast.method.startswith("one training, over items alone")
-    results = running.run(plan, config.RunConfig(), do=do)
+    results = running.run(plan, StudyRunConfig(), do=do)
     assert effects.summarise(plan, results).complete
 
 
@@ -312,7 +312,7 @@ def test_status_tells_what_is_done_what_failed_and_what_is_left(tmp_path, calls)
     assert [cell["status"] for cell in before["cells"]] == ["waiting", "waiting"]
     assert (before["steps_left"], before["seconds_left"]) == (5, None)
     assert before["cells"][0]["audit_items"] == ITEMS
-    running.run(plan, config.RunConfig(), do=do)
+    running.run(plan, StudyRunConfig(), do=do)
     after = running.as_json(plan, running.results_of(plan))
     assert [cell["status"] for cell in after["cells"]] == ["done", "done"]
     assert (after["steps_left"], after["seconds_left"]) == (0, 0)
@@ -341,10 +341,10 @@ def test_two_processes_are_never_at_one_study(tmp_path, calls):
 
     def second(job):
         with pytest.raises(UsageError, match="another process is at this study"):
-            running.run(plan, config.RunConfig(), do=do)
+            running.run(plan, StudyRunConfig(), do=do)
         return do(job)
 
-    running.run(plan, config.RunConfig(), do=second)
+    running.run(plan, StudyRunConfig(), do=second)
 
 
 def test_a_result_that_cannot_be_read_says_what_to_do(tmp_path, calls):
@@ -449,4 +449,4 @@ def test_what_others_wait_for_goes_first_and_a_cell_is_ended_before_another_is_b
 
 def test_both_places_at_once_are_refused():
     with pytest.raises(UsageError, match="--workers and --ray"):
-        running.make_pool(config.RunConfig(workers=2, ray="auto"), do)
+        running.make_pool(StudyRunConfig(workers=2, ray="auto"), do)

@@ -24,11 +24,12 @@ from pydantic import BaseModel
 
 from discretion import __version__
 from discretion.cli_data import canaries
-from discretion.config import JUDGE_OPTIONS, RULES, AuditConfig, load, names_models
+from discretion.cli_members import members
+from discretion.config import JUDGE_OPTIONS, RULES, AuditConfig, StudyRunConfig, load, names_models
 from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError, UsageError
 from discretion.progress import Progress, shown
 from discretion.schema import Summary, to_json
-from discretion.tables import metrics_table
+from discretion.tables import effects_table, metrics_table, study_plan_table
 from discretion.tune_config import EmbeddedConfig, TuneConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -39,12 +40,20 @@ app.add_typer(judges, name="judge")
 pii = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Identifiers in text.")
 app.add_typer(pii, name="pii")
 app.add_typer(canaries, name="canaries")
+app.add_typer(members, name="members")
+
+studies = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Many fine-tunings, audited alike, from a file."
+)
+app.add_typer(studies, name="study")
 
 testbed = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The embedded chat model.")
 app.add_typer(testbed, name="testbed")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study, as YAML.")]
+StudyOut = Annotated[Path | None, typer.Option("--out", help="The study's folder; studies/<name> by default.")]
 Quietly = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
@@ -180,6 +189,7 @@ def audit(
     from discretion import audit as auditing
     from discretion.compare import summarise
     from discretion.report.page import write
+    from discretion.risk import write_at_risk
     from discretion.store import write_summary
 
     pair = auditing.pair_for(resolved)
@@ -192,6 +202,7 @@ def audit(
             progress.note("statistics and report")
             summary = summarise(run)
             write_summary(run, summary)
+            write_at_risk(run)
             page = write(run, reveal=reveal)
     except KeyboardInterrupt:
         print("discretion: interrupted; what was measured is kept, and the same command resumes it", file=sys.stderr)
@@ -291,9 +302,11 @@ def report(
     """Make summary and report anew from a run's outcomes, also of a run that was cut short; asks no model."""
     from discretion.compare import summarise
     from discretion.report.page import write
+    from discretion.risk import write_at_risk
     from discretion.store import write_summary
 
     write_summary(run, summarise(run))
+    write_at_risk(run)
     print(write(run, reveal=reveal))
 
 
@@ -408,6 +421,63 @@ def check_judge(
     print(f"{found.judge}: balanced accuracy {accuracy}, kappa {kappa}; {found.n} rows, {found.unparsed} unparsed")
     for human, said in found.confusion.items():
         print(f"human {human:<10} " + "  ".join(f"{name} {count}" for name, count in said.items()))
+
+
+def _planned(file: Path, out: Path | None) -> Any:
+    from discretion.study import cells
+    from discretion.study.config import read
+
+    config = read(file)
+    return cells.plan(config, out or Path("studies") / config.name)
+
+
+@studies.command("plan")
+def study_plan(file: StudyFile, out: StudyOut = None, as_json: AsJson = False) -> None:
+    """The cells of a study and what they cost; trains nothing, asks no model, writes nothing."""
+    _print_study(_planned(file, out), as_json)
+
+
+@studies.command("status")
+def study_status(file: StudyFile, out: StudyOut = None, as_json: AsJson = False) -> None:
+    """Which cells are done, which failed and why, and what is left."""
+    _print_study(_planned(file, out), as_json)
+
+
+@studies.command("run")
+@configured(StudyRunConfig)
+def study_run(given: dict[str, Any], file: StudyFile, as_json: AsJson = False, quiet: Quietly = False) -> None:
+    """Carry out what is missing of a study, then write its summary and its report. Ends with 4 where a cell failed."""
+    how = load(StudyRunConfig, given)
+    from discretion.report import study_page
+    from discretion.study import effects, run
+
+    plan = _planned(file, how.out)
+    try:
+        with shown(quiet=quiet) as progress:
+            for line in study_plan_table(run.as_json(plan, run.results_of(plan))):
+                progress.note(line)
+            results = run.run(plan, how, progress)
+            progress.note("statistics and report")
+            summary = effects.summarise(plan, results)
+            effects.write(plan, summary)
+            page = study_page.write(plan.out)
+    except KeyboardInterrupt:
+        print("discretion: interrupted; what is done is kept, and the same command goes on", file=sys.stderr)
+        raise
+    if as_json:
+        print(json.dumps({**to_json(summary), "report": str(page)}, indent=2))
+    else:
+        print("\n".join(effects_table(summary)))
+        print(page)
+    if not summary.complete:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _print_study(plan: Any, as_json: bool) -> None:
+    from discretion.study import run
+
+    told = run.as_json(plan, run.results_of(plan))
+    print(json.dumps(told, indent=2) if as_json else "\n".join(study_plan_table(told)))
 
 
 @pii.command("check")

@@ -196,17 +196,6 @@ class StudyConfig(_Part):
         return options
 
 
-class RunConfig(_Part):
-    """How a study is carried out; nothing here changes a figure."""
-
-    out: Path | None = Field(None, description="The study's folder; studies/<name> by default. Resumes what is there.")
-    workers: int = Field(1, ge=1, description="Processes on this machine.")
-    ray: str | None = Field(None, description="auto, or the address of a Ray cluster.")
-    cpus: float = Field(1.0, gt=0, description="Ray: cores that one step holds.")
-    gpus: float = Field(0.0, ge=0, description="Ray: GPUs that one step holds; a fraction shares one.")
-    retries: int = Field(2, ge=0, description="Times that a step is given to another worker when its own was lost.")
-
-
 def _built(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
     try:
         return kind.model_validate(dict(given))

@@ -16,12 +16,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from discretion.config import StudyRunConfig
 from discretion.errors import DataError, UsageError
 from discretion.progress import Progress, Quiet
 from discretion.schema import from_json, to_json
 from discretion.store import make_private, write_private
 from discretion.study import cells, pools, work
-from discretion.study.config import RunConfig
 from discretion.study.nouns import CellStatus, StepResult
 
 FIRST: Mapping[str, int] = {"base": 0, "audit": 1, "tune": 2}
@@ -67,7 +67,7 @@ class Done:
 
 
 def run(
-    plan: cells.Plan, how: RunConfig, progress: Progress | None = None, do: pools.Work = work.do
+    plan: cells.Plan, how: StudyRunConfig, progress: Progress | None = None, do: pools.Work = work.do
 ) -> dict[str, StepResult]:
     """Carry out what is missing of a plan; digest to result of every step that has one.
 
@@ -83,7 +83,7 @@ def run(
 
 
 def _carry_out(
-    steps: Iterable[cells.Step], done: Done, how: RunConfig, progress: Progress, do: pools.Work
+    steps: Iterable[cells.Step], done: Done, how: StudyRunConfig, progress: Progress, do: pools.Work
 ) -> dict[str, StepResult]:
     steps = list(steps)
     results = {step.digest: kept for step in steps if (kept := done.get(step)) and kept.status == "done"}
@@ -106,7 +106,7 @@ def _carry_out(
     return results
 
 
-def make_pool(how: RunConfig, do: pools.Work) -> pools.Pool:
+def make_pool(how: StudyRunConfig, do: pools.Work) -> pools.Pool:
     """The pool that the options ask for. Raises `UsageError` for both kinds at once."""
     if how.ray is not None and how.workers > 1:
         raise UsageError("--workers and --ray: two places for the same work; give one of them")
