@@ -15,8 +15,9 @@ import numpy as np
 from jinja2 import TemplateError
 
 from discretion.errors import ModelError, NotComparable
+from discretion.models.action import chat_rows, json_schema, takes_tools
 from discretion.models.plan import Look, Read, Tokens, common
-from discretion.schema import Generate, HiddenStates, LogLikelihood, Message, Role
+from discretion.schema import Generate, HiddenStates, LogLikelihood, Message, Role, Tooled
 
 PLAIN = (
     "{% set names = {'system': 'System', 'user': 'User', 'assistant': 'Assistant', 'tool': 'Tool'} %}"
@@ -52,16 +53,27 @@ class Text:
         return _prefix(self.tokenizer)
 
     def render(
-        self, messages: Sequence[Message], prefill: str = "", *, opened: bool = True, turn: Role = "assistant"
+        self,
+        messages: Sequence[Message],
+        prefill: str = "",
+        *,
+        opened: bool = True,
+        turn: Role = "assistant",
+        tooled: Tooled | None = None,
     ) -> str:
         """The prompt as text, with a turn opened: the assistant's as the template does it, another one as far as what
-        stands in it. Raises `TemplateError` as the template does, `ValueError` when it shows no text of that turn."""
+        stands in it. `tooled` takes the place of `messages` where the template takes tools. Raises `TemplateError` as
+        the template does, `ValueError` when it shows no text of that turn."""
+        real = tooled if takes_tools(self.template) else None
         rows = [{"role": message.role, "content": message.content} for message in messages]
+        if real is not None:
+            rows = chat_rows(real)
         other = opened and turn != "assistant"
         if other:
             rows.append({"role": turn, "content": MARK})
         text: str = self.tokenizer.apply_chat_template(
             rows,
+            tools=None if real is None else [json_schema(tool) for tool in real.tools],
             chat_template=self.template,
             tokenize=False,
             add_generation_prompt=opened and not other,
@@ -208,8 +220,12 @@ def _rendered(text: Text, requests: Sequence[Any], asked: Asked) -> dict[int, st
     for index, request in enumerate(requests):
         content = request.messages if isinstance(request, Generate) else request.context
         prefill = request.prefill
+        tooled = request.tooled if isinstance(request, Generate) else None
         try:
-            prompts[index] = content if isinstance(content, str) else text.render(content, prefill, turn=request.turn)
+            if isinstance(content, str):
+                prompts[index] = content
+            else:
+                prompts[index] = text.render(content, prefill, turn=request.turn, tooled=tooled)
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             asked.errors[index] = f"the chat template refuses the messages ({type(error).__name__})"
     return prompts
