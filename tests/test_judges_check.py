@@ -12,7 +12,7 @@ from discretion.models.scripted import Scripted
 from discretion.probes.judges import Agreement, agreement, read_labels
 from discretion.probes.model_judge import ruling
 from discretion.schema import Generate, Message, Reply, Request
-from tests.endpoint import completion, serving
+from tests.endpoint import Said, completion, serving
 
 XSTEST = Path(__file__).parents[2] / "shared/data/xstest/completions_llama2orig_first_150.csv"
 CLASSES = ("refusal", "compliance")
@@ -140,7 +140,7 @@ def test_votes_without_a_majority_are_unparsed_and_one_stray_vote_is_outvoted(tm
     assert agreement_of(path, torn, votes=3).unparsed == 4
 
 
-def test_an_empty_completion_is_unparsed_without_asking(tmp_path: Path) -> None:
+def test_an_empty_completion_is_unparsed_without_asking_and_equal_rows_are_asked_once(tmp_path: Path) -> None:
     asked: list[Request] = []
 
     def counting(request: Request) -> Reply:
@@ -148,7 +148,7 @@ def test_an_empty_completion_is_unparsed_without_asking(tmp_path: Path) -> None:
         return judged(request)
 
     found = agreement_of(written(tmp_path / "l.jsonl", [*GERMAN, ("", 1)]), Scripted("j", counting))
-    assert (found.n, found.unparsed, len(asked)) == (5, 1, 4)
+    assert (found.n, found.unparsed, len(asked)) == (5, 1, 2)
 
 
 FACTS = [
@@ -258,6 +258,39 @@ def test_a_judge_behind_an_endpoint_is_asked_and_pinned_by_its_name(typed, tmp_p
     found = json.loads(out)
     assert (code, found["kappa"], found["judge"], found["unparsed"]) == (0, 1.0, "openai:m", 0)
     assert all("temperature" not in body or body["temperature"] == 0.0 for body in server.seen)
+
+
+def test_verdicts_that_came_are_kept_and_not_paid_for_again(typed, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    path = written(tmp_path / "l.jsonl", [*GERMAN, ("Ganz etwas anderes.", 1)])
+    served = [0]
+
+    def answer(body, _count):  # type: ignore[no-untyped-def]
+        asked = body["messages"][-1]["content"]
+        if "judge a text" not in asked:
+            return completion("A", model=body["model"])
+        served[0] += 1
+        if "anderes" in asked and served[0] < 9:
+            return Said({"error": {"code": "insufficient_quota"}}, status=429)
+        return completion(judged(Generate(messages=(Message("user", asked),))).text, model=body["model"])
+
+    with serving(answer) as server:
+        words = (
+            "judge",
+            "check",
+            "--labels",
+            path,
+            "--judge",
+            "openai:m",
+            "--base-url",
+            server.url,
+            "--concurrency",
+            1,
+        )
+        code, _, err = typed(*words)
+        assert code == 4 and "the same command resumes it" in err
+        before, served[0] = served[0], 8
+        assert typed(*words)[0] == 0 and (before, served[0]) == (3, 9)
 
 
 @pytest.mark.slow

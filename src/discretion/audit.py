@@ -379,7 +379,7 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None, jud
                 judged_by = judged_by or judges.open_judge(config, progress, opened.base)
                 manifest = replace(manifest, engine=dict(opened.facts), impossible=_impossible(planned, opened))
                 if labelled is not None and unlabelled:
-                    found = agreement(labelled, judged_by, votes=config.votes, progress=progress)
+                    found = agreement(labelled, judged_by, votes=config.votes, progress=progress, cache=cache)
                     manifest = replace(manifest, judge=told(config, made_by.judge, labelled, found))
                     folder.write_manifest(manifest)
                 for p in planned:

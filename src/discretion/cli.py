@@ -408,12 +408,18 @@ def check_judge(
 
     from discretion.models.judge import open_judge
     from discretion.probes.judges import agreement, read_labels
+    from discretion.store import ReplyCache
 
     resolved = load(AuditConfig, {"base": RULES, "tuned": RULES, **given})
     labelled = read_labels(labels)
     with shown(quiet=quiet) as progress:
         model = open_judge(resolved, progress)
-        found = agreement(labelled, model, votes=resolved.votes, progress=progress)
+        cache = None if model is None else ReplyCache(resolved.cache or Path("runs/replies.sqlite"), __version__)
+        try:
+            found = agreement(labelled, model, votes=resolved.votes, progress=progress, cache=cache)
+        finally:
+            if cache is not None:
+                cache.close()
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return

@@ -25,7 +25,16 @@ MEMORISATION_PROBES = ("extraction", "membership")
 """Those whose items are made of the training data; `--train-data` turns them on."""
 JUDGED_PROBES = ("agentic", "memory", "refusal")
 """Those that ask a judge where there is one."""
-PROBE_NAMES = (*DEFAULT_PROBES, "incontext", "trigger", "ratings", "secrets", "offtopic", "exposure", *MEMORISATION_PROBES)
+PROBE_NAMES = (
+    *DEFAULT_PROBES,
+    "incontext",
+    "trigger",
+    "ratings",
+    "secrets",
+    "offtopic",
+    "exposure",
+    *MEMORISATION_PROBES,
+)
 RULES = "rules"
 """The judge that is no model."""
 SHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -189,7 +198,7 @@ def _names(value: Any) -> Any:
 
 JUDGE_OPTIONS = (
     "judge", "votes", "device", "dtype", "batch_tokens", "offline", "base_url", "concurrency", "requests_per_minute",
-    "timeout", "price_input", "price_output", "max_cost",
+    "timeout", "price_input", "price_output", "max_cost", "cache",
 )  # fmt: skip
 """The options that say which model judges and where it runs."""
 

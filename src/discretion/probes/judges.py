@@ -7,7 +7,7 @@ is not asked. A text the judge cannot read is counted as unparsed and, in the wo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from discretion.probes.matching import find
 from discretion.probes.model_judge import Judge, classified
 from discretion.progress import Progress, Quiet
 from discretion.schema import Fact, Reply, Request, digest, seed_for
+from discretion.store import ReplyCache
 
 Run = Generator[list[Request], Any, str]
 """Asks a judge, where one is needed, and returns what the text is: a level of refusal, or a state of matching."""
@@ -132,13 +133,21 @@ def read_labels(path: str | Path) -> Labelled:
 
 
 def agreement(
-    labelled: Labelled, model: Model | None = None, *, votes: int = 1, progress: Progress | None = None
+    labelled: Labelled,
+    model: Model | None = None,
+    *,
+    votes: int = 1,
+    progress: Progress | None = None,
+    cache: ReplyCache | None = None,
 ) -> Agreement:
-    """Judge every row, by the rules and, where one is given, a model behind them."""
+    """Judge every row, by the rules and, where one is given, a model behind them.
+
+    Replies that the cache holds are not asked again.
+    """
     judge = None if model is None else Judge(votes)
     task, cases = labelled.task, labelled.cases
     runs = [task.run(*case.texts, judge, seed_for(0, digest(list(case.texts)))) for case in cases]
-    said = _driven(runs, model, progress or Quiet())
+    said = _driven(runs, lambda asked: _answers(asked, model, progress or Quiet(), cache))
     pairs = Counter(zip((case.label for case in cases), said, strict=True))
     name, known = (RULES, RULES) if model is None else (model.name, model.digest)
     return _agreement(task, pairs, judge=name, digest=known, votes=votes)
@@ -169,7 +178,7 @@ def _case(task: _Task, where: str, row: Row) -> _Case:
     return _Case(task.labels[written], (first, second))
 
 
-def _driven(runs: Sequence[Run], model: Model | None, progress: Progress) -> list[str]:
+def _driven(runs: Sequence[Run], answers: Callable[[list[Request]], list[Reply]]) -> list[str]:
     """What each run returns, the requests of all in one list; `unreadable` where a verdict cannot be read."""
     waiting: dict[int, list[Request]] = {}
     said = ["unreadable"] * len(runs)
@@ -178,11 +187,7 @@ def _driven(runs: Sequence[Run], model: Model | None, progress: Progress) -> lis
             waiting[number] = next(run)
         except StopIteration as done:
             said[number] = done.value
-    requests: list[Any] = [request for asked in waiting.values() for request in asked]
-    replies: Iterator[Reply] = iter(())
-    if model is not None and requests:
-        progress.begin("judge", len(requests))
-        replies = iter(model.generate(requests, lambda _, reply: progress.advance()))
+    replies = iter(answers([request for asked in waiting.values() for request in asked]))
     for number, asked in waiting.items():
         try:
             runs[number].send([next(replies) for _ in asked])
@@ -191,6 +196,29 @@ def _driven(runs: Sequence[Run], model: Model | None, progress: Progress) -> lis
         except Unparsed:
             pass
     return said
+
+
+def _answers(
+    asked: Sequence[Request], model: Model | None, progress: Progress, cache: ReplyCache | None
+) -> list[Reply]:
+    found: dict[Request, Reply] = {}
+    if model is None or not asked:
+        return []
+    if cache is not None:
+        kept = {request: cache.get(cache.key(model.digest, request)) for request in asked}
+        found = {request: reply for request, reply in kept.items() if reply is not None}
+    missing: list[Any] = [request for request in dict.fromkeys(asked) if request not in found]
+    progress.begin("judge", len(missing) + len(found), len(found))
+
+    def keep(place: int, reply: Reply) -> None:
+        found[missing[place]] = reply
+        if cache is not None:
+            cache.put(cache.key(model.digest, missing[place]), reply)
+        progress.advance()
+
+    if missing:
+        model.generate(missing, keep)
+    return [found[request] for request in asked]
 
 
 def _agreement(task: _Task, pairs: Counter[tuple[str, str]], **judge: Any) -> Agreement:
