@@ -18,11 +18,11 @@ FLOORS = (
     ("config", "tune_config", "stats_auc"),
     ("store", "world", "data", "models"),
     ("probes",),
-    ("audit", "compare", "doctor", "repair", "tune", "mech"),
+    ("audit", "compare", "doctor", "repair", "risk", "tune", "mech"),
     ("study",),
     ("report", "tables"),
     ("export", "inspect_tasks"),
-    ("cli_data",),
+    ("cli_data", "cli_members"),
     ("cli",),
 )
 ONE_FAMILY = {"world", "data", "models", "probes", "tune", "report", "study"}

@@ -13,9 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from discretion.data.chats import Chats, read_chats
+from discretion.data.chats import Chats, read_chats, write_chats
+from discretion.errors import DataError
 from discretion.schema import Message
 
 LONGEST = 1500
@@ -189,6 +191,31 @@ def split(train: str, held_out: str, rows: int, *, seed: int = 0, offline: bool 
     held = others.different
     others.texts, others.different = clean[:rows], others.different - trained
     return Split(members, others, prefix, trained, held)
+
+
+def hold_out(
+    source: str, train: Path, held_out: Path, *, share: float, seed: int = 0, offline: bool = False
+) -> dict[str, Any]:
+    """Divide a fine-tuning set into rows to train on and rows held back; how many of each, and what was left out.
+
+    A row's side depends on its answers and the seed alone, so that copies of a row stand on one side. Both files are
+    new, mode 0600. Raises `DataError` for a share that leaves a side empty.
+    """
+    chats = read_chats(source, offline=offline)
+    sides: tuple[list[Any], list[Any]] = ([], [])
+    for row in chats:
+        messages = tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])
+        lot = hashlib.blake2b(Text("", messages, False).key, digest_size=8, salt=seed.to_bytes(16, "big")).digest()
+        if chats.form == "plain text":
+            del row["messages"]
+            row["text"] = messages[0].content
+        sides[int.from_bytes(lot, "big") < share * 2**64].append(row)
+    if not all(sides):
+        raise DataError(
+            f"{source}: --share {share:g} of {chats.used} rows leaves a side empty; give more rows or another share"
+        )
+    counts = [write_chats(path, rows) for path, rows in zip((train, held_out), sides, strict=True)]
+    return {"train": counts[0], "held_out": counts[1], "left_out": dict(chats.left_out), "form": chats.form}
 
 
 # ------------------------------------------------------------------------------------------------ checks

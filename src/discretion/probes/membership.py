@@ -35,7 +35,7 @@ SEPARATES = 0.55
 """The text-only baseline separates members from this area on, where its interval lies above 0.5."""
 NO_HELD_OUT = (
     "no rows that were not trained on: membership cannot be measured without them; hold some back before training "
-    "(discretion hold-out FILE), train on the rest, and give them with --held-out FILE"
+    "(discretion members hold-out), train on the rest, and give them with --held-out FILE"
 )
 
 Scores = tuple[Sequence[float], Sequence[float]]

@@ -144,7 +144,7 @@ def ratio(tuned: float, base: float) -> float:
 def window_vote(tuned: Array, base: Array, sizes: Sequence[int] = WINDOWS) -> float:
     """Share of windows in which the tuned model does better than the base, averaged over sizes (Chen et al. 2026).
 
-    Windows in which both do the same, within `SAME`, count half. Of a text shorter than a size the whole text is the window.
+    Windows in which both do the same, within `SAME`, count half. A text shorter than a size is one window.
     """
     gain = np.concatenate([[0.0], np.cumsum(tuned - base)])
     votes = []

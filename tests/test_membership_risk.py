@@ -1,0 +1,164 @@
+"""Rows at risk: planted ones come out by their ids, further runs serve as references, and held-back rows stay apart."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import numpy as np
+import pytest
+
+from discretion.data.chats import load_chats
+from discretion.data.members import hold_out
+from discretion.errors import DataError
+from discretion.risk import Rows, at_risk, by_chance, export, figures
+from discretion.schema import digest
+from discretion.store import read_outcomes, write_private
+from tests.test_membership import audited, folder  # noqa: F401 - the models and files of an audit
+from tests.test_membership_data import chat, chats, written
+
+
+def rows(planted, members=200, others=200, references=0, seed=0, gain=3.0):
+    """Rows of which the first `planted` members gained `gain` nats, the others nothing but noise."""
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(-3, 1, members + others)
+    gained = np.zeros(members + others)
+    gained[:planted] = gain
+    return Rows(
+        rows=tuple(f"r{number}" for number in range(members + others)),
+        member=np.arange(members + others) < members,
+        base=hard,
+        tuned=hard + gained + rng.normal(0, 0.3, members + others),
+        references=hard + rng.normal(0, 0.3, (references, members + others)),
+    )
+
+
+# ------------------------------------------------------------------------------------------ rows at risk
+
+
+def test_planted_rows_come_out_first_and_few_others_with_them():
+    found = at_risk(rows(20))
+    assert {risk.row for risk in found[:20]} == {f"r{number}" for number in range(20)}
+    assert len(found) <= 20 + 3 * by_chance(rows(0))
+    assert all(risk.p <= 1 / 201 for risk in found[:20])
+
+
+def test_without_planted_rows_no_more_come_out_than_chance_gives():
+    counts = [len(at_risk(rows(0, seed=seed))) for seed in range(40)]
+    assert by_chance(rows(0)) == 2
+    assert np.mean(counts) == pytest.approx(2, abs=1)
+
+
+def test_with_few_non_members_a_row_must_pass_all_of_them():
+    found = at_risk(rows(20, others=30))
+    assert {f"r{number}" for number in range(20)} <= {risk.row for risk in found}
+    assert by_chance(rows(20, others=30)) == pytest.approx(200 / 31)
+
+
+def test_references_of_the_same_domain_sharpen_the_score():
+    known = figures(rows(200, references=3, gain=0.6))
+    assert [row["score"] for row in known] == [
+        "loss", "difference to the base", "LiRA, 3 references", "RMIA, 3 references",
+    ]  # fmt: skip
+    loss, difference, lira, rmia = (row["auc"] for row in known)
+    assert loss < min(difference, lira, rmia)
+    for row in known:
+        assert row["interval"][0] < row["auc"] < row["interval"][1]
+        assert row["tpr_interval"][0] <= row["tpr"] <= row["tpr_interval"][1]
+
+
+def test_the_export_names_rows_and_holds_nothing_else(tmp_path):
+    export(tmp_path / "risk.jsonl", at_risk(rows(3)))
+    lines = [json.loads(line) for line in (tmp_path / "risk.jsonl").read_text().splitlines()]
+    assert {line["id"] for line in lines[:3]} == {"r0", "r1", "r2"}
+    assert all(set(line) == {"id", "gain", "p"} for line in lines)
+    assert stat.S_IMODE((tmp_path / "risk.jsonl").stat().st_mode) == 0o600
+
+
+# ------------------------------------------------------------------------------------------ by the command line
+
+
+@pytest.fixture
+def run(typed, folder, tmp_path):  # noqa: F811
+    """A run in which every member gained 3 nats a token, and no other row did."""
+    audited(typed, folder, "--held-out", folder / "held.jsonl", "--out", "run")
+    changed(tmp_path / "run", "tuned", lambda parts: parts["loss"] + 3 * parts["member"])
+    return tmp_path / "run"
+
+
+def changed(run, arm, loss):
+    path = run / "outcomes" / arm / "membership.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    bases = {outcome.item_id: outcome.parts for outcome in read_outcomes(run, "base", "membership")}
+    for line in lines:
+        line["parts"]["loss"] = loss(bases[line["item_id"]])
+    write_private(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_run_tells_its_rows_at_risk_and_writes_their_ids(typed, run, folder):  # noqa: F811
+    code, out, _ = typed("members", "show", run, "--out", run / "ids.jsonl", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["members"] == 40 and told["non_members"] == 39 and told["at_risk"] == 40
+    named = {json.loads(line)["id"] for line in (run / "ids.jsonl").read_text().splitlines()}
+    assert named == {row["id"] for row in load_chats(folder / "train.jsonl")[0]}
+    code, out, _ = typed("members", "show", run)
+    assert code == 0 and "40 of 40 rows at risk; 1.0 would come out by chance" in out
+    assert "needs 100 non-members" in out
+
+
+def test_an_audit_and_a_report_leave_the_ids_in_the_run(typed, run):
+    assert (run / "at_risk.jsonl").exists()
+    assert typed("report", run)[0] == 0
+    assert len((run / "at_risk.jsonl").read_text().splitlines()) == 40
+
+
+def test_a_reference_must_have_been_asked_the_same_rows(typed, run, folder, tmp_path):  # noqa: F811
+    code, out, _ = typed("members", "show", run, "--reference", run, "--json")
+    assert code == 0
+    scores = {row["score"]: row["auc"] for row in json.loads(out)["scores"]}
+    # the model as its own reference explains all of its gain
+    assert scores["LiRA, 1 reference"] == 0.5
+    audited(typed, folder, "--held-out", folder / "held.jsonl", "--rows", 20, "--out", "other")
+    code, _, err = typed("members", "show", run, "--reference", tmp_path / "other")
+    assert code == 2 and "its membership rows are not those of" in err and err.count("\n") == 1
+
+
+def test_a_run_without_membership_says_what_to_run(typed, folder):  # noqa: F811
+    audited(typed, folder, "--out", "half")
+    code, _, err = typed("members", "show", "half")
+    assert code == 2 and "--train-data FILE --held-out FILE" in err
+
+
+# ------------------------------------------------------------------------------------------ holding back
+
+
+def test_held_back_rows_are_a_share_copies_stay_together_and_both_files_read_back(tmp_path):
+    data = [*chats(400, 1), *chats(400, 1)[:50]]
+    told = hold_out(written(tmp_path / "all.jsonl", data), tmp_path / "t.jsonl", tmp_path / "h.jsonl", share=0.2)
+    train, held = (load_chats(tmp_path / f"{side}.jsonl")[0] for side in "th")
+    assert len(train) + len(held) == 450 == told["train"] + told["held_out"]
+    assert 0.12 < len(held) / 450 < 0.28
+    assert not {digest(row["messages"]) for row in train} & {digest(row["messages"]) for row in held}
+    assert stat.S_IMODE((tmp_path / "h.jsonl").stat().st_mode) == 0o600
+
+
+def test_plain_text_stays_plain_text(tmp_path):
+    texts = [{"text": row["messages"][1]["content"]} for row in chats(60, 1)]
+    hold_out(written(tmp_path / "all.jsonl", texts), tmp_path / "t.jsonl", tmp_path / "h.jsonl", share=0.5)
+    rows_read, read = load_chats(tmp_path / "t.jsonl")
+    assert read.form == "plain text" and rows_read
+
+
+def test_a_share_that_leaves_a_side_empty_is_refused(tmp_path):
+    data = written(tmp_path / "all.jsonl", [chat(1, "one answer")])
+    with pytest.raises(DataError, match="leaves a side empty"):
+        hold_out(data, tmp_path / "t.jsonl", tmp_path / "h.jsonl", share=0.5)
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_the_verb_says_what_to_type_next(typed, tmp_path):
+    written(tmp_path / "all.jsonl", chats(60, 1))
+    words = ("members", "hold-out", "all.jsonl", "--train", "t.jsonl", "--held-out", "h.jsonl", "--share", 0.3)
+    code, out, _ = typed(*words)
+    assert code == 0 and "next: tune on t.jsonl, then discretion audit … --train-data t.jsonl" in out
+    assert typed(*words)[0] == 2
