@@ -8,7 +8,7 @@ import pytest
 
 from discretion.errors import Unparsed
 from discretion.models.endpoint import Answer
-from discretion.models.remote import _scores
+from discretion.models.remote import read_scores
 from discretion.probes import capability, norms
 from discretion.probes.base import play
 from discretion.schema import CapabilityItem, FlowItem, LogLikelihood, Reply, from_json, to_json
@@ -22,7 +22,7 @@ QUESTION = CapabilityItem(
 
 def answered(*top):
     """As an endpoint answers: the first token's most probable ones."""
-    return lambda request: _scores(Answer(completion("A", model="m", top=list(top)), 0.0), request.continuations)
+    return lambda request: read_scores(Answer(completion("A", model="m", top=list(top)), 0.0), request.continuations)
 
 
 def of_flow(fine, unfine):
