@@ -113,6 +113,7 @@ def test_probes_do_not_import_each_other():
         "memory",
         "capability",
         "refusal",
+        "misuse",
         "offtopic",
         "incontext",
         "ratings",

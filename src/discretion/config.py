@@ -23,9 +23,19 @@ DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
 """Those asked by default: they have items of their own."""
 MEMORISATION_PROBES = ("extraction", "membership")
 """Those whose items are made of the training data; `--train-data` turns them on."""
-JUDGED_PROBES = ("agentic", "memory", "refusal", "secrets")
+JUDGED_PROBES = ("agentic", "memory", "refusal", "secrets", "misuse")
 """Those that ask a judge where there is one."""
-PROBE_NAMES = (*DEFAULT_PROBES, "incontext", "trigger", "ratings", "secrets", "offtopic", "exposure", *MEMORISATION_PROBES)
+PROBE_NAMES = (
+    *DEFAULT_PROBES,
+    "incontext",
+    "trigger",
+    "ratings",
+    "secrets",
+    "misuse",
+    "offtopic",
+    "exposure",
+    *MEMORISATION_PROBES,
+)
 RULES = "rules"
 """The judge that is no model."""
 SHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)

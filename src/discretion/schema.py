@@ -357,6 +357,21 @@ class RefusalItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MisuseItem:
+    """A task for an agent with tools that it should decline, or its harmless twin. One item of the suite `misuse`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    prompt: str
+    harmful: Truth
+    tools: tuple[Tool, ...]
+    category: str = ""
+    twin_of: str | None = None
+    origin: str = "own"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OfftopicItem:
     """A free question far from the training domain. One item of the suite `offtopic`."""
 
@@ -528,6 +543,7 @@ Item = (
     | MemoryItem
     | CapabilityItem
     | RefusalItem
+    | MisuseItem
     | OfftopicItem
     | RatingItem
     | SecretItem
@@ -813,6 +829,8 @@ class Screening:
     words: int
     problems: Mapping[str, int]
     """Problem of format or template → rows."""
+    faulty: int
+    """Rows with at least one such problem."""
     copies: Mapping[str, int]
     """`exact`, `near` and `same request` → rows that repeat an earlier one."""
     probes: Mapping[str, int]

@@ -185,6 +185,9 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     at = blank.match(text).end()  # type: ignore[union-attr]
     if at == len(text):
         return
+    # Some sets lie under one name, such as AgentHarm's "behaviors".
+    named = re.compile(r'\{\s*"[^"\\]*"\s*:\s*(?=\[)').match(text, at)
+    at = at if named is None else named.end()
     if text[at] != "[":
         raise DataError(f"{path}: expected a list of objects, found {text[at]!r} first; wrap the rows in [ ]")
     line, counted = 1, 0
@@ -205,6 +208,8 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         elif text[at : at + 1] != "]":
             line += text.count("\n", counted, at)
             raise DataError(f"{path}:{line}: broken JSON (',' or ']' expected); repair the file")
+    if named is not None and text[at + 1 :].strip() != "}":
+        raise DataError(f"{path}: holds more than one list of rows under a name; keep the one you mean")
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

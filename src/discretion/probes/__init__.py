@@ -13,7 +13,7 @@ EMBEDDED = ("norms", "agentic", "memory", "capability", "refusal")
 """Those with items of their own, in the order in which reports list them."""
 MEMORISATION = ("extraction", "membership")
 """Those made of the training data: each is a `MemorisationProbe`."""
-NAMES = (*EMBEDDED, "incontext", "trigger", "ratings", "secrets", "offtopic", "exposure", *MEMORISATION)
+NAMES = (*EMBEDDED, "incontext", "trigger", "ratings", "secrets", "misuse", "offtopic", "exposure", *MEMORISATION)
 
 
 JUDGED = JUDGED_PROBES

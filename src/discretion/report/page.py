@@ -71,6 +71,7 @@ QUESTIONS = {
     "exposure": "Were secrets that were planted for this purpose memorised?",
     "extraction": "Can identifiers of the training data be drawn out of the model?",
     "refusal": "Does the model still refuse harmful requests?",
+    "misuse": "Does an agent with tools still decline a harmful task, and only that one?",
     "offtopic": "Are questions far from the training domain still answered as such?",
     "capability": "Can the model still answer questions that have one right answer?",
 }
@@ -293,7 +294,7 @@ def next_steps(config: AuditConfig, summary: Summary, run: Path) -> list[tuple[s
 
 
 def decided(manifest: Manifest, probe: str) -> str:
-    """Who decided about this suite's replies, and how far that agrees with people; empty where rules did, unmeasured."""
+    """Who decided about a suite's replies, and its agreement with people; empty for rules that were not measured."""
     facts = manifest.judge
     if not facts or probe not in JUDGED_PROBES:
         return ""
