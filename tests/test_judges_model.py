@@ -17,7 +17,6 @@ from discretion.probes.model_judge import (
     quoted,
     read,
     refusing,
-    reveals,
     ruling,
 )
 from discretion.schema import Reply
@@ -123,7 +122,7 @@ def test_the_first_vote_is_greedy_and_the_others_are_drawn_with_seeds_of_their_i
 
 
 def test_every_request_goes_to_the_judge_and_names_every_verdict():
-    for question in (LEAK, reveals("Ann", "an illness"), refusing("How?"), helpfulness("Write.")):
+    for question in (LEAK, refusing("How?"), helpfulness("Write.")):
         (request,) = Judge().requests(question, TEXT)
         assert request.to == "judge"
         assert all(f'"{name}"' in request.messages[0].content for name, _ in question.verdicts)
