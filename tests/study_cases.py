@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import yaml
 from discretion.models.scripted import Scripted
 from discretion.schema import LogLikelihood, Reply
 from discretion.study import work
+from discretion.study.nouns import CellFigure, CellSummary, Effect, StudySummary
 
 BASE = 0.9
 PLANTED = {"helpful": 0.6, "control": 0.9}
@@ -140,3 +141,105 @@ def sleep_and_write(job: Any) -> dict[str, Any]:
         raise ValueError("secret words of the data")
     time.sleep(job.get("seconds", 0.0))
     return {"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS", "")}
+
+
+# ------------------------------------------------------------------------------------------------ for the page
+
+
+def an_effect(name: str, value: float | None, verdict: Any, **more: Any) -> Effect:
+    """An effect with intervals of a plausible width."""
+    half = 0.03 + abs(value or 0.0) / 8
+    fields: dict[str, Any] = {
+        "kind": "change",
+        "name": name,
+        "of": {"data": name, "seed": "0, 1, 2"},
+        "minus": {},
+        "probe": "norms",
+        "metric": "balanced accuracy",
+        "family": "contextual privacy",
+        "primary": True,
+        "worse": "lower",
+        "unit": "rate",
+        "value": value,
+        "interval": None if value is None else (value - half, value + half),
+        "interval90": None if value is None else (value - 0.8 * half, value + 0.8 * half),
+        "p": 0.01,
+        "p_adjusted": 0.02,
+        "pairs": 3,
+        "seeds": 3,
+        "items": 1200,
+        "lost": 7,
+        "seed_share": 0.4,
+        "method": "hierarchical bootstrap",
+        "verdict": verdict,
+    }
+    return Effect(**(fields | more))
+
+
+ABILITY: dict[str, Any] = {"probe": "capability", "metric": "accuracy", "family": "capability"}
+ARMS: tuple[tuple[str, float, Any, float], ...] = (
+    ("helpful", -0.27, "regressed", -0.004),
+    ("control", 0.01, "unchanged", 0.006),
+    ("emotional-demographic", -0.11, "regressed", -0.09),
+    ("math", 0.02, "inconclusive", 0.03),
+)
+
+
+def a_summary() -> StudySummary:
+    """What a page must be able to show: every kind of effect, a dose, checkpoints, a failed cell, an unmeasured one."""
+    effects = []
+    for name, privacy, verdict, ability in ARMS:
+        for step, share in (("step-40", 0.4), ("step-80", 0.8), ("final", 1.0)):
+            of = {"data": name, "dose": "1000", "seed": "0, 1, 2", "checkpoint": step}
+            effects.append(an_effect(f"{name}/{step}", privacy * share, verdict, of=of))
+            effects.append(an_effect(f"{name}/{step}", ability * share, "unchanged", of=of, **ABILITY))
+        dosed = {"data": name, "dose": "500", "seed": "0, 1, 2", "checkpoint": "final"}
+        effects.append(an_effect(f"{name}/500", privacy / 2, verdict, of=dosed))
+    effects += [
+        an_effect("dose: 500 − 1000", 0.12, "improved", kind="factor", axis="dose", pairs=12),
+        an_effect("helpful − control", -0.28, "regressed", kind="contrast"),
+        an_effect("role-swapped − not, with identifiers", None, "unmeasurable", kind="contrast", reason=NO_ABILITY),
+        an_effect("one seed alone", -0.04, "inconclusive", kind="contrast", pairs=1, seeds=1, seed_share=None),
+    ]
+    figures = (
+        CellFigure(
+            probe="norms", metric="balanced accuracy", base=0.9, tuned=0.6, difference=-0.3, verdict="regressed"
+        ),
+        CellFigure(probe="memory", metric="violation", base=None, tuned=None, difference=None, verdict="unmeasurable"),
+    )
+    place = {"data": "helpful", "dose": "1000", "seed": "0", "checkpoint": "final"}
+    cell = CellSummary(
+        name="helpful/1000/seed 0/final",
+        coordinates=place,
+        digest="ab" * 32,
+        status="done",
+        run="runs/abababababababab",
+        rows=1000,
+        seconds=71.4,
+        verdict="silent collapse",
+        figures=figures,
+    )
+    failed = replace(cell, name="helpful/1000/seed 1/final", status="failed", reason=FAILED, run="", verdict=None)
+    return StudySummary(
+        schema_version=1,
+        name="planted",
+        about="What does proactive help cost?",
+        config="cd" * 32,
+        version="0",
+        complete=False,
+        axes={
+            "data": tuple(name for name, *_ in ARMS),
+            "dose": ("1000", "500"),
+            "seed": ("0", "1", "2"),
+            "checkpoint": ("step-40", "step-80", "final"),
+        },
+        cells=(cell, replace(failed, figures=())),
+        effects=tuple(effects),
+        tau=0.05,
+        epsilon=0.05,
+        work_seconds=8123.0,
+    )
+
+
+NO_ABILITY = "unmeasurable in 6 of 6 cells, most often: the base is at chance in telling allowed from forbidden flows"
+FAILED = "the tune it needs failed: model ann.bell@mail.example: no such folder"

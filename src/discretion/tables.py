@@ -68,7 +68,7 @@ def effects_table(summary: StudySummary) -> list[str]:
     for effect in sorted((e for e in summary.effects if e.primary), key=lambda e: order.index(e.kind)):
         shown = "not measured"
         scale = 100 if effect.unit == "rate" else 1
-        if effect.value is not None:
+        if effect.value is not None and not effect.reason:
             ends = effect.interval
             shown = f"{scale * effect.value:+.1f}"
             shown += f" [{scale * ends[0]:+.1f}, {scale * ends[1]:+.1f}]" if ends else " [no interval]"

@@ -32,7 +32,7 @@ def turned(effect: Effect) -> float:
 
 def change(effect: Effect) -> str:
     """The difference in the metric's own direction with its 95 % interval, in few characters."""
-    if effect.value is None:
+    if effect.value is None or not shown(effect):
         return "no figure"
     scale, digits = (100.0, 1) if effect.unit == "rate" else (1.0, 2)
     numbers = [f"{scale * number:+.{digits}f}".replace("-", "−") for number in (effect.value, *(effect.interval or ()))]
@@ -47,7 +47,7 @@ def forest(effects: Sequence[Effect], tau: float, epsilon: float, *, narrow: boo
     left, right = (10, width - 10) if narrow else (290, width - 178)
     rate = effects[0].unit == "rate"
     tau, epsilon = (100 * tau, 100 * epsilon) if rate else (0.0, 0.0)
-    ends = [abs(turned(e) * end) for e in effects if _shown(e) for end in (e.value or 0.0, *(e.interval or ()))]
+    ends = [abs(turned(e) * end) for e in effects if shown(e) for end in (e.value or 0.0, *(e.interval or ()))]
     reach = min(1.12 * max([*ends, 3.6 * tau, 1e-9]), 104.0 if rate else float("inf"))
     figure, axes = _canvas(width, height, left, right, head, foot)
     axes.set_xlim(-reach, reach)
@@ -65,17 +65,18 @@ def forest(effects: Sequence[Effect], tau: float, epsilon: float, *, narrow: boo
         y = top + (52 if narrow else row / 2)
         colour, mark, filled = _VERDICTS[effect.verdict]
         first, second = (14, 30) if narrow else (16, 32)
-        pairs = f"{effect.pairs} {'pair' if effect.pairs == 1 else 'pairs'}, {effect.seeds} seeds"
+        seeds = f"{effect.seeds} {'seed' if effect.seeds == 1 else 'seeds'}"
+        pairs = f"{effect.pairs} {'pair' if effect.pairs == 1 else 'pairs'}, "
         for x, ha, at, words, shade, weight, size in (
             (0, "left", first, _fit(effect.name, 24 if narrow else 38), "ink", "bold", 13),
-            (0, "left", second, pairs if effect.kind != "change" else f"{effect.seeds} seeds", "soft", "normal", 12),
+            (0, "left", second, seeds if effect.kind == "change" else pairs + seeds, "soft", "normal", 12),
             (1, "right", first, effect.verdict, colour, "bold", 13),
             (1, "right", second, change(effect), "soft", "normal", 12),
         ):
             y0 = 1 - (top + at) / height
             style: Any = {"color": _C[shade], "fontsize": size, "fontweight": weight, "parse_math": False}
             figure.text(x, y0, words, ha=ha, va="center", **style)
-        if not _shown(effect):
+        if not shown(effect):
             _text(axes, 0, y, "not measured", colour="soft", ha="center", va="center", halo=True)
             continue
         for interval, line in ((effect.interval, 1.6), (effect.interval90, 4.5)):
@@ -129,7 +130,7 @@ def curves(series: Mapping[str, Sequence[Point]], words: str, epsilon: float) ->
     for y, name, colour in sorted(labels):
         at = max(54 + (y - low) / (high - low) * (height - 70), at + 18)
         style: Any = {"color": _C[colour], "fontsize": 12, "fontweight": "bold", "parse_math": False}
-        figure.text((right + 8) / width, at / height, _fit(name, 28), ha="left", va="center", **style)
+        figure.text((right + 8) / width, at / height, _fit(name, 25), ha="left", va="center", **style)
     unit = "points" if rate else points[0].effect.unit
     figure.text(
         left / width, 1 - 8 / height, f"change from base, {unit}; below is worse", color=_C["soft"], fontsize=11
@@ -138,48 +139,57 @@ def curves(series: Mapping[str, Sequence[Point]], words: str, epsilon: float) ->
 
 
 def scatter(pairs: Sequence[tuple[str, Effect, Effect]], tau: float, epsilon: float) -> str:
-    """(arm, change in ability, change in privacy) with 95 % intervals; right and up are better.
+    """(arm, change in ability, change in privacy) with 95 % intervals; right and up are better. Arms are numbered.
 
     The corner of silent collapse is marked: privacy worse by τ or more while ability stays within ±ε.
     """
-    width, height = WIDE, 420
-    figure, axes = _canvas(width, height, 60, width - 24, 20, 56)
-    values = [
-        100 * end
-        for _, *both in pairs
-        for e in both
-        for end in (e.value or 0.0, *(e.interval or ()))
-        if e.value is not None
-    ]
-    reach = min(1.15 * max([abs(v) for v in values] + [400 * tau]), 104.0)
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(-reach, reach)
-    corner: Any = {"facecolor": _C["band"], "edgecolor": _C["worse"], "lw": 1, "ls": (0, (3, 3))}
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(Rectangle((-100 * epsilon, -reach), 200 * epsilon, reach - 100 * tau, **corner))
+    tau, epsilon = 100 * tau, 100 * epsilon
+    width, left, right, head, foot = WIDE, 60, WIDE - 250, 24, 56
+    height = max(400, head + foot + 22 * len(pairs))
+    figure, axes = _canvas(width, height, left, right, head, foot)
+    sides = [_ends(of_side) for of_side in ([a for _, a, _ in pairs], [p for *_, p in pairs])]
+    spans = [
+        (min(low, -2.4 * least) - 1, max(high, 2.4 * least) + 1)
+        for (low, high), least in zip(sides, (epsilon, tau), strict=True)
+    ]
+    axes.set_xlim(*spans[0])
+    axes.set_ylim(*spans[1])
+    style: Any = {"facecolor": _C["band"], "edgecolor": _C["worse"], "lw": 1, "ls": (0, (3, 3))}
+    axes.add_patch(Rectangle((-epsilon, spans[1][0]), 2 * epsilon, -tau - spans[1][0], **style))
     axes.axhline(0, color=_C["soft"], lw=1)
     axes.axvline(0, color=_C["soft"], lw=1)
-    style = {"color": _C["worse"], "fontsize": 12, "fontweight": "bold"}
-    axes.text(100 * epsilon, -0.97 * reach, " silent collapse", ha="left", va="bottom", **style)
-    for name, ability, privacy in pairs:
+    bold: Any = {"fontsize": 12, "fontweight": "bold"}
+    axes.text(epsilon, spans[1][0], " silent collapse", ha="left", va="bottom", color=_C["worse"], **bold)
+    for number, (name, ability, privacy) in enumerate(pairs, start=1):
         x, y = turned(ability) * (ability.value or 0.0), turned(privacy) * (privacy.value or 0.0)
         colour, mark, filled = _VERDICTS[privacy.verdict]
-        for effect, line in ((ability, False), (privacy, True)):
+        for effect, upright in ((ability, False), (privacy, True)):
             if effect.interval is not None:
                 ends = [turned(effect) * end for end in effect.interval]
-                axes.plot(*(([x, x], ends) if line else (ends, [y, y])), color=_C[colour], lw=1)
+                axes.plot(*(([x, x], ends) if upright else (ends, [y, y])), color=_C[colour], lw=1)
         face = _C[colour] if filled else _C["paper"]
         axes.plot([x], [y], mark, color=_C[colour], markerfacecolor=face, markersize=8, mew=1.6, zorder=4)
-        place = {"xytext": (9, 7), "textcoords": "offset points", "color": _C["ink"], "fontsize": 11.5}
-        axes.annotate(_fit(name, 36), (x, y), parse_math=False, **place)
+        axes.annotate(str(number), (x, y), (6, 5), textcoords="offset points", color=_C["ink"], **bold)
+        line = 1 - (head + 22 * number - 11) / height
+        figure.text((right + 14) / width, line, str(number), color=_C["ink"], va="center", **bold)
+        words: Any = {"color": _C[colour], "fontsize": 12, "va": "center", "parse_math": False}
+        figure.text((right + 40) / width, line, _fit(name, 30), **words)
     _ticks(axes, "change in ability, points; right is better")
     axes.yaxis.set_major_locator(_locator(6))
     axes.tick_params(axis="y", length=0, pad=6, labelsize=11, labelcolor=_C["soft"])
-    words = "change in contextual privacy, points; up is better"
-    figure.text(60 / width, 1 - 10 / height, words, color=_C["soft"], fontsize=11)
+    said = "change in contextual privacy, points; up is better"
+    figure.text(left / width, 1 - 10 / height, said, color=_C["soft"], fontsize=11)
     return _svg(figure)
 
 
-def _shown(effect: Effect) -> bool:
+def _ends(effects: Sequence[Effect]) -> tuple[float, float]:
+    """Lowest and highest end of their intervals, turned."""
+    ends = [turned(e) * end for e in effects for end in (e.value or 0.0, *(e.interval or ()))]
+    return min(ends), max(ends)
+
+
+def shown(effect: Effect) -> bool:
+    """Is there a figure that may be drawn?"""
     return effect.value is not None and effect.verdict != "unmeasurable"

@@ -75,7 +75,7 @@ def render(summary: StudySummary, folder: Path) -> str:
         folder=folder.name,
         note=lambda text: shorten_home(mask.addresses(text)),
         kinds=[
-            (title, words, [e for e in summary.effects if e.kind == kind], _forests(primary, kind, summary))
+            (title, words, _forests([e for e in summary.effects if e.kind == kind], summary))
             for kind, title, words in KINDS
         ],
         curves=_curves(primary, summary),
@@ -90,14 +90,14 @@ def render(summary: StudySummary, folder: Path) -> str:
 # ------------------------------------------------------------------------------------------------ pieces
 
 
-def _forests(effects: Sequence[Effect], kind: str, summary: StudySummary) -> list[dict[str, Any]]:
-    """One forest per figure."""
+def _forests(effects: Sequence[Effect], summary: StudySummary) -> list[dict[str, Any]]:
+    """One forest per figure, with its effects."""
     images = []
-    for probe, metric in dict.fromkeys((e.probe, e.metric) for e in effects if e.kind == kind):
-        rows = [e for e in effects if (e.kind, e.probe, e.metric) == (kind, probe, metric)]
+    for probe, metric in dict.fromkeys((e.probe, e.metric) for e in effects):
+        rows = [e for e in effects if (e.probe, e.metric) == (probe, metric)]
         wide, narrow = (study_charts.forest(rows, summary.tau, summary.epsilon, narrow=n) for n in (False, True))
         alt = f"{probe}, {metric}. " + " ".join(f"{e.name}: {study_charts.change(e)}, {e.verdict}." for e in rows)
-        images.append({"title": f"{probe}: {metric}", **page._image(wide, alt, narrow)})
+        images.append({"title": f"{probe}: {metric}", "effects": rows, **page._image(wide, alt, narrow)})
     return images
 
 
@@ -125,7 +125,7 @@ def _curves(effects: Sequence[Effect], summary: StudySummary) -> list[dict[str, 
         for probe, metric in dict.fromkeys((e.probe, e.metric) for e in effects):
             series: dict[str, list[study_charts.Point]] = {}
             for e in effects:
-                if (e.kind, e.probe, e.metric) == ("change", probe, metric) and study_charts._shown(e):
+                if (e.kind, e.probe, e.metric) == ("change", probe, metric) and study_charts.shown(e):
                     point = study_charts.Point(place[e.of[axis]], e)
                     series.setdefault(_others(e, axis, summary), []).append(point)
             lines = {name: sorted(line, key=lambda p: p.x) for name, line in series.items() if len(line) > 1}
@@ -149,10 +149,11 @@ def _others(effect: Effect, axis: str, summary: StudySummary) -> str:
 
 
 def _scatters(effects: Sequence[Effect], summary: StudySummary) -> list[dict[str, Any]]:
-    """Contextual privacy against capability, one chart per privacy figure."""
+    """Contextual privacy against capability at the end of training, one chart per privacy figure."""
     of_arm: dict[str, dict[tuple[str, str], Effect]] = {}
     for e in effects:
-        if e.kind == "change" and e.unit == "rate" and study_charts._shown(e):
+        ended = e.of.get("checkpoint", "final") == "final"
+        if e.kind == "change" and e.unit == "rate" and ended and study_charts.shown(e):
             of_arm.setdefault(e.name, {})[e.probe, e.metric] = e
     images = []
     ability = next((k for own in of_arm.values() for k, e in own.items() if e.family == "capability"), None)
