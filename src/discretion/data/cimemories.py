@@ -60,7 +60,7 @@ def read(source: str | Path, labels: str | Path | None = None, *, offline: bool 
 
     Raises `DataError` when there is no label file, or when a label names something the data file has not.
     """
-    profiles = [_profile(where, row) for where, row in read_rows(source, offline=offline)]
+    profiles = read_profiles(source, offline=offline)
     given = Path(labels) if labels is not None else Path(source).with_suffix(".labels.jsonl")
     if not given.is_file():
         raise DataError(f"{source}: CIMemories has no labels of its own; write {given}, lines of {LABEL_FORMAT}")
@@ -81,6 +81,11 @@ def read(source: str | Path, labels: str | Path | None = None, *, offline: bool 
         if table[place].setdefault(attribute, label) != label:
             raise DataError(f"{where}: attribute {attribute!r} was labelled otherwise before; keep one of the lines")
     return [Context(profiles[n], recipient, task, given) for (n, recipient, task), given in table.items()]
+
+
+def read_profiles(source: str | Path, *, offline: bool = False) -> list[Profile]:
+    """The personas of the file, in its order."""
+    return [_profile(where, row) for where, row in read_rows(source, offline=offline)]
 
 
 def _which(where: str, row: Row, profiles: list[Profile]) -> int:

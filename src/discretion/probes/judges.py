@@ -147,7 +147,7 @@ def agreement(
     judge = None if model is None else Judge(votes)
     task, cases = labelled.task, labelled.cases
     runs = [task.run(*case.texts, judge, seed_for(0, digest(list(case.texts)))) for case in cases]
-    said = _driven(runs, lambda asked: _answers(asked, model, progress or Quiet(), cache))
+    said = _driven(runs, lambda asked: answered(asked, model, progress or Quiet(), cache))
     pairs = Counter(zip((case.label for case in cases), said, strict=True))
     name, known = (RULES, RULES) if model is None else (model.name, model.digest)
     return _agreement(task, pairs, judge=name, digest=known, votes=votes)
@@ -198,9 +198,10 @@ def _driven(runs: Sequence[Run], answers: Callable[[list[Request]], list[Reply]]
     return said
 
 
-def _answers(
+def answered(
     asked: Sequence[Request], model: Model | None, progress: Progress, cache: ReplyCache | None
 ) -> list[Reply]:
+    """A judge's reply to each request, equal ones asked once; replies that the cache holds are not asked again."""
     found: dict[Request, Reply] = {}
     if model is None or not asked:
         return []
