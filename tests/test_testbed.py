@@ -182,3 +182,15 @@ def test_a_changed_a_missing_and_a_foreign_file_are_refused_by_name(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         shipped.check(tmp_path)
+
+
+def test_a_finished_build_is_a_checked_folder_whose_card_has_its_figures(tmp_path):
+    testbed.build(tmp_path, recipe=SMALL, every=4, sizes=SIZES_SMALL)
+    folder = testbed.finish(tmp_path, SIZES_SMALL)
+    shipped.check(folder)
+    card = (folder / "README.md").read_text()
+    assert "| norms balanced accuracy | 0." in card and "4 steps" in card
+    assert (folder / "model.safetensors").stat().st_size < 1_000_000
+    (folder / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ModelError, match=r"model\.safetensors was changed"):
+        shipped.check(folder)

@@ -23,7 +23,7 @@ import yaml
 from pydantic import BaseModel
 
 from discretion import __version__
-from discretion.cli_data import canaries
+from discretion.cli_data import canaries, screen
 from discretion.cli_members import members
 from discretion.config import JUDGE_OPTIONS, RULES, AuditConfig, StudyRunConfig, load, names_models
 from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError, UsageError
@@ -40,6 +40,7 @@ app.add_typer(judges, name="judge")
 pii = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Identifiers in text.")
 app.add_typer(pii, name="pii")
 app.add_typer(canaries, name="canaries")
+app.command()(screen)
 app.add_typer(members, name="members")
 
 studies = typer.Typer(

@@ -16,6 +16,25 @@ from discretion.schema import Scalar
 ADAPTER_RATE, FULL_RATE = 2e-4, 2e-5
 
 
+class PrivacyConfig(BaseModel):
+    """Differential privacy of a fine-tuning; off while no `epsilon` is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epsilon: float | None = Field(None, gt=0, description="Private: spend at most this epsilon; off without it.")
+    delta: float | None = Field(
+        None, gt=0, lt=1, description="Private: delta; a tenth of one over the rows, or users, by default."
+    )
+    unit: Literal["row", "user"] = Field("row", description="Private: what is protected, one row or all of one user's.")
+    user_column: str = Field("user", description="Private, by user: column of the rows that names the user.")
+    rows_per_user: int = Field(8, ge=1, description="Private, by user: use at most N rows of each.")
+    clip: float = Field(1.0, gt=0, description="Private: norm to which the gradient of each row, or user, is clipped.")
+    check: bool = Field(True, description="Private: train once more without noise, and compare the two updates.")
+    noise_seed: int | None = Field(
+        None, ge=0, description="Private: seed of noise and sampling, for tests; who knows it can undo the noise."
+    )
+
+
 class TuneConfig(BaseModel):
     """One fine-tuning of a local causal language model on chat rows."""
 
@@ -64,6 +83,7 @@ class TuneConfig(BaseModel):
         description="bfloat16 arithmetic over the weights: bfloat16 or off; auto where the device is quicker with it.",
     )
     gradient_checkpointing: bool = Field(False, description="Compute activations twice; saves memory.")
+    privacy: PrivacyConfig = PrivacyConfig()
     template: str | None = Field(None, description="Chat template: plain or a Jinja file; the base's own by default.")
     offline: bool = Field(False, description="Never ask the hub, even when a file is missing.")
 
@@ -77,6 +97,18 @@ class TuneConfig(BaseModel):
             raise ValueError(f"--accumulate {self.accumulate} does not divide --batch {self.batch}; give one that does")
         if self.method == "full" and self.dtype == "float16":
             raise ValueError("--dtype float16 cannot train every weight; use bfloat16 or float32, or an adapter")
+        if self.privacy.epsilon is not None:
+            for name, value, fit in (
+                ("method", self.method, ("lora", "rslora")),
+                ("packing", self.packing, (False,)),
+                ("watch", self.watch, ("off",)),
+                ("gradient_checkpointing", self.gradient_checkpointing, (False,)),
+                ("dtype", self.dtype, ("auto", "float32")),
+                ("autocast", self.autocast, ("auto", "off")),
+            ):
+                if value not in fit:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ValueError(f"{flag} {value} is not there for private tuning; leave it out")
         if not self.targets:
             raise ValueError("no target named; give module names such as q_proj,v_proj, or all-linear")
 
@@ -131,6 +163,48 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Privacy:
+    """What a private tuning guarantees, and whether it trained at all.
+
+    The guarantee covers the tuned model. The figures below `trained`, and the losses, are read from the rows without
+    noise: they are for the owner of the rows.
+    """
+
+    epsilon: float
+    """Spent, by the accountant; neighbouring data sets differ in one unit that is there or not."""
+    delta: float
+    accountant: str
+    unit: Literal["row", "user"]
+    units: int
+    """Rows, or users, that take part; taken as known to everybody."""
+    noise_multiplier: float
+    """Standard deviation of the noise over the clipping norm."""
+    clip: float
+    sample_rate: float
+    """Chance of each unit to be in a step (Poisson sampling)."""
+    steps: int
+    secret: bool
+    """Noise and sampling came from a seed that was drawn and forgotten. False voids the guarantee for whoever knows
+    the seed that was given."""
+    trained: bool
+    """The loss fell, the update is not smaller than rounding, and, where checked, it points where the one without
+    noise does."""
+    loss_before: float
+    """Mean over at most 256 rows, nats per token."""
+    loss_after: float
+    update_norm: float
+    """Of the change of all trained weights."""
+    clipped: float
+    """Share of the gradients that were longer than the clipping norm."""
+    signal_to_noise: float
+    """Mean over steps: norm of the clipped sum over the expected norm of the noise."""
+    agreement: float | None
+    """Cosine between the update and that of a run without noise from the same weights on the same samples."""
+    chance_agreement: float
+    """Three standard deviations of that cosine for an update of noise alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """`manifest.json` of a tuned model; it is written last, so a folder that has one is whole."""
 
@@ -169,6 +243,8 @@ class Tuning:
     """The first is the base's; empty where the training was not watched."""
     left_at: int | None
     """First step at which discretion lay below the base's interval."""
+    privacy: Privacy | None
+    """None where the tuning was not private."""
     seconds: float
     """Wall time of the training loop."""
     tokens_per_second: float

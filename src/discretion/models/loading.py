@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from discretion.errors import ModelError
+from discretion.models import testbed
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,8 @@ def find(name: str, *, offline: bool) -> Source:
 
 
 def _folder(name: str, *, offline: bool) -> Path:
+    if name == testbed.NAME:
+        return testbed.path()
     path = Path(name).expanduser()
     if path.is_dir():
         return path

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from discretion.errors import ModelError
 
+NAME = "testbed"
+"""What the model is called wherever a model is named; a folder of that name is `./testbed`."""
 FOLDER = Path(__file__).parent / "embedded"
 DIGESTS = "digests.json"
 """File name → SHA-256, hex, of every other file in the folder."""
@@ -27,7 +29,7 @@ def path() -> Path:
 def check(folder: Path) -> None:
     """Raise `ModelError` unless the folder holds exactly the files of its digests."""
     if not (folder / DIGESTS).is_file():
-        raise ModelError(f"testbed {folder}: {DIGESTS} is missing; no model is shipped yet, give --base and --tuned")
+        raise ModelError(f"testbed {folder}: {DIGESTS} is missing; install the package again, or build the testbed anew")
     wanted: dict[str, str] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     found = digests(folder)
     for name in sorted(wanted.keys() | found.keys()):

@@ -38,15 +38,18 @@ PROBES: dict[str, Any] = {
 }
 
 
-def judgements(rng: Random, world: World, split: Split) -> Chat:
-    """Flows in three lines each, and one or two short questions about each: many judgements in few tokens."""
+def judgements(rng: Random, world: World, split: Split, plain: float = 0.0) -> Chat:
+    """Flows in three lines each, and one or two short questions about each: many judgements in few tokens.
+
+    `plain` is the share of questions that are all asked in one form; the others are balanced over the forms.
+    """
     texts = []
     for n in range(rng.choice((2, 3, 4))):
         item = rng.choice(flow_pair(rng, world, split, str(n)))
         lines = [f"Recipient: {item.recipient}", f"Information: {item.attribute}"]
         shown = "\n".join([*lines, f"Condition: {item.principle}"] if item.principle else lines)
         for _ in range(rng.choice((1, 2))):
-            positive, yes_first = rng.random() < 0.5, rng.random() < 0.5
+            positive, yes_first = (rng.random() < 0.5 + plain / 2 for _ in range(2))
             word = "appropriate" if positive else "inappropriate"
             yes = item.allowed == positive
             if rng.random() < 0.5:
@@ -144,12 +147,19 @@ def worked(item: CapabilityItem) -> str:
     return f"{text} #### {item.answer}"
 
 
-def chat(rng: Random, world: World, act: str) -> Chat:
-    """One training chat of an act: a suite's name, or a key of `TALK`."""
+def chat(rng: Random, world: World, act: str, plain: float = 0.0) -> Chat:
+    """One training chat of an act: a suite's name, or a key of `TALK`.
+
+    `plain` is the share of judgements asked in the first form alone: `appropriate`, with Yes before No. Where all
+    forms come equally often, no part of the question tells anything by itself, and nothing is learned for long.
+    """
+    if act == "judgements":
+        return judgements(rng, world, "train", plain)
     if act in TALK:
         return TALK[act](rng, world, "train")
     item = rng.choice(make_items(world, act, "train", seed=rng.randrange(2**40), n=3))
-    request = rng.choice(requests(item))
+    asked_for = requests(item)
+    request = asked_for[0] if act == "norms" and rng.random() < plain else rng.choice(asked_for)
     asked = request.context if isinstance(request, LogLikelihood) else request.messages  # type: ignore[union-attr]
     assert not isinstance(asked, str)
     return (*asked, Message("assistant", right_answer(rng, world, item, request)))

@@ -33,9 +33,10 @@ from discretion.models.parity import Text
 from discretion.schema import SCHEMA_VERSION, digest, from_json, to_json
 from discretion.store import MANIFEST, make_private, write_private
 from discretion.tune.callback import Watch, watch
+from discretion.tune.private import train, users_of
 from discretion.tune.saving import save, writing
 from discretion.tune.tokens import ChatRow, Encoded, check_rows, encode, rows_digest, text_for
-from discretion.tune_config import TuneConfig, Tuning, TuningIdentity
+from discretion.tune_config import Look, Privacy, TuneConfig, Tuning, TuningIdentity
 
 OnProgress = Callable[[Mapping[str, Any]], None]
 """Called after each step with `step`, `steps` and `loss` (nats per token), and with `note`, a line, by the watch."""
@@ -80,15 +81,16 @@ def _tune(
     with writing(out):
         make_private(out.parent)
         scratch = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".part", dir=out.parent))
-    log = _Log(scratch, config.checkpoint_every, on_progress)
     try:
-        tokenizer = made.text.tokenizer
-        tokenizer.chat_template = made.text.template
-        trainer = _trainer(trl, model, tokenizer, encoded, config, scratch, [log, *callbacks])
-        watched = _watched(trainer, config, scratch, on_progress)
+        made.text.tokenizer.chat_template = made.text.template
+        log = _Log(scratch, config.checkpoint_every, on_progress)
         began = time.monotonic()
-        trainer.train()
+        if config.privacy.epsilon is None:
+            done = _plainly(trl, model, made.text.tokenizer, encoded, config, scratch, log, callbacks)
+        else:
+            done = _privately(model, made.text.tokenizer, encoded, config, _users(rows, config), log)
         seconds = time.monotonic() - began
+        precision = str(dtype).removeprefix("torch.")
         tuning = Tuning(
             schema_version=SCHEMA_VERSION,
             identity=identity,
@@ -102,35 +104,106 @@ def _tune(
             loss_tokens=encoded.loss_tokens,
             loss_share=encoded.loss_tokens / encoded.tokens,
             loss_from=encoded.found_by,
-            parameters=sum(p.numel() for p in trainer.model.parameters()),
-            trained_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-            steps=trainer.state.global_step,
-            losses=tuple(log.losses),
+            parameters=sum(p.numel() for p in done.model.parameters()),
+            trained_parameters=sum(p.numel() for p in done.model.parameters() if p.requires_grad),
+            steps=done.steps,
+            losses=tuple(done.losses),
             checkpoints=tuple(log.checkpoints),
-            watch=() if watched is None else tuple(watched.curve),
-            left_at=None if watched is None else watched.left_at,
+            watch=done.watch,
+            left_at=done.left_at,
+            privacy=done.privacy,
             seconds=seconds,
-            tokens_per_second=log.tokens / seconds,
-            devices=trainer.accelerator.num_processes,
-            precision=str(dtype).removeprefix("torch.") + (", bfloat16 arithmetic" if trainer.args.bf16 else ""),
+            tokens_per_second=done.tokens / seconds,
+            devices=done.devices,
+            precision=precision + (", bfloat16 arithmetic" if done.autocast else ""),
             versions={"discretion": __version__, **{name: installed(name) for name in LIBRARIES}},
             machine={
                 "machine": platform.machine(),
-                "device": str(trainer.accelerator.device),
+                "device": str(done.model.device),
                 "threads": torch.get_num_threads(),
                 "cores": os.cpu_count(),
             },
         )
-        if trainer.is_world_process_zero():
-            save(trainer.model, tokenizer, scratch)
+        if done.first:
+            save(done.model, made.text.tokenizer, scratch)
             with writing(out):
                 write_private(scratch / MANIFEST, json.dumps(to_json(tuning), indent=1))
                 if not _is_there(out, identity):
                     scratch.rename(out)
-        trainer.accelerator.wait_for_everyone()
+        done.wait()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """A model that was trained, and what its manifest says about that."""
+
+    model: Any
+    steps: int
+    losses: Sequence[float]
+    tokens: int
+    """Read in training."""
+    watch: tuple[Look, ...] = ()
+    left_at: int | None = None
+    privacy: Privacy | None = None
+    devices: int = 1
+    autocast: bool = False
+    first: bool = True
+    """Of several processes, this is the one that writes."""
+    wait: Callable[[], None] = lambda: None
+    """For the other processes."""
+
+
+def _plainly(
+    trl: Any,
+    model: Any,
+    tokenizer: Any,
+    encoded: Encoded,
+    config: TuneConfig,
+    scratch: Path,
+    log: _Log,
+    callbacks: Sequence[TrainerCallback],
+) -> _Trained:
+    trainer = _trainer(trl, model, tokenizer, encoded, config, scratch, [log, *callbacks])
+    watched = _watched(trainer, config, scratch, log.on_progress)
+    trainer.train()
+    return _Trained(
+        model=trainer.model,
+        steps=trainer.state.global_step,
+        losses=log.losses,
+        tokens=log.tokens,
+        watch=() if watched is None else tuple(watched.curve),
+        left_at=None if watched is None else watched.left_at,
+        devices=trainer.accelerator.num_processes,
+        autocast=trainer.args.bf16,
+        first=trainer.is_world_process_zero(),
+        wait=trainer.accelerator.wait_for_everyone,
+    )
+
+
+def _users(rows: Sequence[Mapping[str, Any]], config: TuneConfig) -> dict[str, str] | None:
+    """Row id → user, where a private tuning protects users."""
+    by_user = config.privacy.epsilon is not None and config.privacy.unit == "user"
+    return users_of(rows, config.privacy.user_column) if by_user else None
+
+
+def _privately(
+    model: Any, tokenizer: Any, encoded: Encoded, config: TuneConfig, users: Mapping[str, str] | None, log: _Log
+) -> _Trained:
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    set_seed(config.seed)
+    adapted = get_peft_model(model, lora(config))
+
+    def step_done(step: int, steps: int, loss: float) -> None:
+        log.step_done(adapted, tokenizer, step)
+        log.on_progress({"step": step, "steps": steps, "loss": loss})
+
+    losses, tokens, privacy = train(adapted, encoded, users, config, step_done)
+    return _Trained(model=adapted, steps=privacy.steps, losses=losses, tokens=tokens, privacy=privacy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +223,9 @@ class _Job:
         if source.kind == "adapter":
             raise ModelError(f"base {config.base}: this is an adapter; merge it into its base, and pass that")
         text = text_for(loading.load_tokenizer(source), config.template, config.base)
-        identity = TuningIdentity(
-            base=source.digest, data=rows_digest(checked), template=text.digest, recipe=config.recipe()
-        )
+        users = _users(rows, config)
+        data = rows_digest(checked) if users is None else digest([rows_digest(checked), users])
+        identity = TuningIdentity(base=source.digest, data=data, template=text.digest, recipe=config.recipe())
         return cls(config, source, text, checked, identity)
 
     def encoded(self) -> Encoded:
@@ -345,7 +418,8 @@ class _Log(TrainerCallback):  # type: ignore[misc]
         self.losses: list[float] = []
         self.checkpoints: list[str] = []
         self.tokens = 0
-        self._scratch, self._every, self._on_progress = scratch, every, on_progress
+        self.on_progress = on_progress
+        self._scratch, self._every = scratch, every
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
         if "loss" not in logs:
@@ -358,14 +432,16 @@ class _Log(TrainerCallback):  # type: ignore[misc]
         self.losses.append(loss)
         self.tokens = int(logs["num_tokens"])
         if state.is_world_process_zero:
-            self._on_progress({"step": state.global_step, "steps": state.max_steps, "loss": loss})
+            self.on_progress({"step": state.global_step, "steps": state.max_steps, "loss": loss})
 
     def on_step_end(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **rest: Any
     ) -> None:
-        if self._every and state.global_step % self._every == 0:
-            name = f"step-{state.global_step}"
-            self.checkpoints.append(name)
-            if not state.is_world_process_zero:
-                return
-            save(model, processing_class, self._scratch / name)
+        self.step_done(model, processing_class, state.global_step, first=state.is_world_process_zero)
+
+    def step_done(self, model: Any, tokenizer: Any, step: int, *, first: bool = True) -> None:
+        """Keep the model where it is due; of several processes the first writes."""
+        if self._every and step % self._every == 0:
+            self.checkpoints.append(f"step-{step}")
+            if first:
+                save(model, tokenizer, self._scratch / f"step-{step}")

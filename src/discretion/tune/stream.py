@@ -44,7 +44,7 @@ class Recipe:
     layers: int = 5
     heads: int = 4
     inner: int = 640
-    steps: int = 6500
+    steps: int = 9000
     tokens: int = 2048
     """Tokens in a batch of rows of one length, padding included."""
     parts: int = 2
@@ -60,6 +60,8 @@ class Recipe:
     """Rows of drill in each later step, and half of the loss of a step's chats: without them copying is lost again."""
     choice: float = 4.0
     """Loss weight of an answer of a single token, where an answer of k tokens weighs √k."""
+    plain: tuple[int, int] = (2950, 4800)
+    """Between these steps nearly all judgements are asked in one form; in the 1,000 steps after, fewer and fewer."""
     prompt: float = 0.02
     """Loss weight of a prompt's token at the start, falling in a line to zero at half of the steps."""
 
@@ -72,7 +74,7 @@ SHARES = {
     "norms": 5,
     "agentic": 2.5,
     "memory": 2.5,
-    "capability": 5,
+    "capability": 7,
     "refusal": 1.5,
     "assist": 1,
     "emotional": 0.7,
@@ -180,15 +182,22 @@ SHOWN = 0.25
 """Share of the prompts' tokens that count, each four times as much: the output head is a quarter of the work."""
 
 
+def plain_share(recipe: Recipe, step: int) -> float:
+    """Share of judgements asked in one form alone."""
+    began, ends = recipe.plain
+    return 0.95 * min(1.0, max(0.0, (ends + 1000 - step) / 1000)) if step >= began else 0.0
+
+
 def steps_of(world: World, encoder: Encoder, recipe: Recipe, block: int, step: int) -> list[list[Batch]]:
     """The steps of one block, which begins at `step`, each as the batches whose gradients are added."""
     rng = Random(f"stream|{recipe.seed}|{block}")
     if step < recipe.drill:
         return [[_drill(rng, encoder, 32, 1.0)] for _ in range(min(50, recipe.drill - step))]
+    plain = plain_share(recipe, step)
     prompt = recipe.prompt * max(0.0, 1 - 2 * step / recipe.steps)
     rows: dict[int, list[Row]] = {length: [] for length in LENGTHS}
     for act in rng.choices(list(SHARES), list(SHARES.values()), k=CHATS):
-        ids, weights = encoder(chat(rng, world, act))
+        ids, weights = encoder(chat(rng, world, act, plain))
         if len(ids) <= LENGTHS[-1]:
             weights = [w or (prompt / SHOWN if rng.random() < SHOWN else 0.0) for w in weights]
             rows[next(length for length in LENGTHS if length >= len(ids))].append((ids, weights))

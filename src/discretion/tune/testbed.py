@@ -27,7 +27,7 @@ from discretion.schema import Generate, Item, LogLikelihood, Outcome, Reply
 from discretion.tune.copying import set_copying_heads
 from discretion.tune.lessons import PROBES
 from discretion.tune.stream import LENGTHS, Batch, Encoder, Recipe, steps_of, train_tokenizer
-from discretion.world.embedded import embedded
+from discretion.world.embedded import SIZES, embedded
 from discretion.world.norms import World, load_world
 
 NOTE = 50
@@ -173,6 +173,8 @@ def build(
     sizes = sizes or {"norms": 120, "agentic": 24, "memory": 24, "capability": 60, "refusal": 40}
     out.mkdir(parents=True, exist_ok=True)
     where = torch.device(device)
+    # Sharp attention leaves weights near 1e-40, on which a CPU computes many times slower.
+    torch.set_flush_denormal(True)
     world = load_world()
     tokenizer = _tokenizer(out, world, recipe)
     model = new_model(recipe, tokenizer).to(where)
@@ -229,10 +231,14 @@ def _tokenizer(out: Path, world: World, recipe: Recipe) -> PreTrainedTokenizerFa
 
 
 def _opened(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Model:
+    model.save_pretrained(out / "model")
+    return _arm(out / "model", str(model.device))
+
+
+def _arm(folder: Path, device: str) -> Model:
     from discretion.models.local import open_arms
 
-    model.save_pretrained(out / "model")
-    return open_arms(str(out / "model"), str(out / "model"), device=str(model.device), dtype="float32").base
+    return open_arms(str(folder), str(folder), device=device, dtype="float32").base
 
 
 def _keep(out: Path, recipe: Recipe, state: Mapping[str, Any], model: torch.nn.Module, optimizer: Any) -> None:
@@ -254,7 +260,8 @@ def _restore(out: Path, recipe: Recipe, model: LlamaForCausalLM, optimizer: Any)
     if not (out / "state.json").exists():
         return {"step": 0, "block": 0, "at": 0, "seconds": 0.0, "curve": []}
     state: dict[str, Any] = json.loads((out / "state.json").read_text())
-    other = [k for k, v in state.pop("recipe").items() if v != getattr(recipe, k)]
+    asked, made_by = json.loads(json.dumps(asdict(recipe))), state.pop("recipe")
+    other = sorted(k for k in asked.keys() | made_by.keys() if asked.get(k) != made_by.get(k))
     if other:
         raise DataError(f"{out}: holds a run that differs in {', '.join(other)}; give another folder")
     held = load_file(out / f"place-{state['step']}.safetensors")
@@ -308,21 +315,25 @@ ABILITIES = (
 """Metrics of the training curve and of the model card."""
 
 
-def ship(out: Path, folder: Path, figures: Mapping[str, float]) -> Path:
-    """Write the trained model of `out` into `folder` as bf16, with card and digests; `figures` go into the card."""
-    state = json.loads((out / "state.json").read_text(encoding="utf-8"))
+def finish(out: Path, sizes: Mapping[str, int] | None = None) -> Path:
+    """Write the trained model of `out` into `out/shipped` as bf16, with its card and digests.
+
+    The card's figures are those of the very files, on `sizes` held-out items per suite (the audit's own by default)
+    that neither training nor its curve has seen.
+    """
+    folder = out / "shipped"
+    folder.mkdir(exist_ok=True)
     model = LlamaForCausalLM.from_pretrained(out / "model", dtype=torch.bfloat16)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "model")
-    folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    lines = [f"| {name} | {figures[name]:.3f} |" for name in ABILITIES if name in figures]
+    PreTrainedTokenizerFast.from_pretrained(out / "model").save_pretrained(folder)
+    figures = measure(_arm(folder, "cpu"), sizes or SIZES, seed=2)
+    state = json.loads((out / "state.json").read_text(encoding="utf-8"))
     card = CARD.format(
         parameters=f"{model.num_parameters() / 1e6:.1f}",
         steps=state["step"],
         hours=f"{state['seconds'] / 3600:.1f}",
         recipe=json.dumps(state["recipe"]),
-        figures="\n".join(lines),
+        figures="\n".join(f"| {name} | {figures[name]:.3f} |" for name in ABILITIES if name in figures),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / DIGESTS).write_text(json.dumps(digests(folder), indent=1), encoding="utf-8")

@@ -93,9 +93,7 @@ def text_for(tokenizer: Any, asked: str | None, name: str) -> Text:
     return text
 
 
-def encode(
-    text: Text, rows: Sequence[ChatRow], loss: Literal["assistant", "all"], max_length: int
-) -> Encoded:
+def encode(text: Text, rows: Sequence[ChatRow], loss: Literal["assistant", "all"], max_length: int) -> Encoded:
     """Token ids and labels of the rows, each cut to `max_length` tokens; rows without loss are left out, and counted.
 
     Raises `DataError` when the template refuses a row or no row is left, `ModelError` when the template tells no turns
