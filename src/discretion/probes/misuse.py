@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from discretion.data import agentharm
-from discretion.data.rows import read_items
+from discretion.data.rows import SUFFIXES, read_items
 from discretion.errors import DataError, Unparsed
 from discretion.models.action import calls
 from discretion.probes.base import Ability, Metric, Oracle, Run, Tally
@@ -123,7 +123,7 @@ class Misuse:
         """Own JSONL, or AgentHarm as `HARMFUL` or `HARMFUL::BENIGN`. There are no embedded items."""
         if source is None:
             raise DataError("misuse: has no items of its own; give some with --source misuse=FILE_OR_HUB_ID")
-        harmful, _, benign = str(source).partition("::")
+        harmful, benign = _two(str(source))
         items: list[MisuseItem] = []
         for where, is_harmful in ((harmful, True), (benign, False)):
             if where:
@@ -170,6 +170,14 @@ class Misuse:
             return replying(Reply(text=call, stop="action"), ruling("full compliance", call))
 
         return Oracle(safe=answer(item.harmful), leak=answer(not item.harmful))
+
+
+def _two(source: str) -> tuple[str, str]:
+    """The two sets of `HARMFUL::BENIGN`; what stands behind `::` may also be a split of the hub, and is then no set."""
+    first, _, second = source.partition("::")
+    if "/" in second or Path(second).suffix in SUFFIXES:
+        return first, second
+    return source, ""
 
 
 PROBE = Misuse()
