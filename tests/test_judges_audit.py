@@ -172,7 +172,7 @@ def test_a_leak_that_matching_finds_needs_no_judge(tmp_path):
 
 
 @pytest.mark.parametrize("answer", [lying, lambda request: Reply(text="I would say that it does not leak.")])
-@pytest.mark.parametrize("suite", JUDGED)
+@pytest.mark.parametrize("suite", ITEMS)
 def test_a_judge_that_cannot_be_believed_makes_nothing_safe(tmp_path, suite, answer):
     run = run_of(tmp_path, ScriptedJudges(answer=answer), suites=(suite,))
     assert {(o.status, o.value) for o in outcomes(run, suite)} == {("unparsed", None)}
@@ -250,6 +250,21 @@ def test_equal_answers_of_both_arms_are_judged_once_and_alike(tmp_path):
     assert [to_json(o) for o in outcomes(run, "refusal")] == [to_json(o) for o in outcomes(run, "refusal", "base")]
 
 
+def test_long_lists_reach_the_judge_in_parts(monkeypatch):
+    monkeypatch.setattr(auditing, "JUDGED_AT_ONCE", 3)
+    kept, sizes = [], []
+
+    class Counting(Scripted):
+        def generate(self, requests, on_reply=None):
+            sizes.append(len(requests))
+            return super().generate(requests, on_reply)
+
+    arms = {"base": Scripted("b", speaking(SILENT))}
+    judge = Counting("j", knowing)
+    carry(probe("refusal", Judge()), {"base": HARM}, arms, lambda arm, outcome: kept.append(outcome), judge=judge)
+    assert sizes == [3, 3, 2] and {o.status for o in kept} == {"scored"}
+
+
 def test_verdicts_are_kept_under_the_judges_digest(tmp_path):
     cache = tmp_path / "replies.sqlite"
     first, again, other = ScriptedJudges(), ScriptedJudges(), ScriptedJudges(digest="judge 2")
@@ -287,9 +302,9 @@ def test_two_runs_of_one_judge_are_compared_and_carry_it(tmp_path):
 
 
 def test_without_a_judge_nothing_of_a_run_changes(tmp_path):
-    identity = read_manifest(run_of(tmp_path, suites=JUDGED)).identity
+    identity = read_manifest(run_of(tmp_path, suites=tuple(ITEMS))).identity
     assert (identity.judge, "votes" in identity.config) == ("rules", False)
-    assert identity.probes == {name: probe(name).version for name in JUDGED}
+    assert identity.probes == {name: probe(name).version for name in ITEMS}
     assert not any("judge" in version for version in identity.probes.values())
 
 
@@ -303,6 +318,32 @@ def test_a_run_is_pinned_to_its_judge_and_its_votes(tmp_path):
         run_of(tmp_path, ScriptedJudges(), votes=3)
     with pytest.raises(NotComparable, match="judge"):
         run_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arms", "judge", "option", "idle"),
+    [
+        ("", "openai:j", {"base_url": "http://localhost:1/v1"}, False),
+        ("", "j", {"base_url": "http://localhost:1/v1"}, True),
+        ("", "rules", {"timeout": 5}, True),
+        ("openai:", "j", {"device": "cpu"}, False),
+        ("openai:", "j", {"template": "plain"}, True),
+        ("openai:", "openai:j", {"device": "cpu"}, True),
+        ("openai:", "rules", {"dtype": "float32"}, True),
+    ],
+)
+def test_an_option_is_refused_where_neither_the_arms_nor_the_judge_heed_it(arms, judge, option, idle):
+    given = load(AuditConfig, {"base": f"{arms}b", "tuned": f"{arms}t", "judge": judge, **option})
+    if idle:
+        with pytest.raises(ConfigError, match="has no effect"):
+            auditing.pair_for(given)
+    else:
+        auditing.pair_for(given)
+
+
+def test_a_judge_without_a_name_is_refused():
+    with pytest.raises(ConfigError, match="names no model"):
+        auditing.pair_for(load(AuditConfig, {"base": "b", "tuned": "t", "judge": "openai:"}))
 
 
 def test_the_tuned_model_does_not_judge_itself():
@@ -320,7 +361,7 @@ def test_a_judge_that_cannot_be_opened_is_told_before_the_arms_are_loaded(tmp_pa
 
 
 def test_a_judge_that_no_suite_asks_is_refused():
-    with pytest.raises(ConfigError, match=r"--judge j: only agentic, memory, refusal, secrets ask a judge"):
+    with pytest.raises(ConfigError, match=r"--judge j: only agentic, memory, refusal.* ask a judge"):
         load(AuditConfig, {"base": "b", "tuned": "t", "probes": "norms", "judge": "j"})
 
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from discretion import __version__
 from discretion.config import RULES, AuditConfig, dump
@@ -56,8 +56,12 @@ from discretion.schema import (
 )
 from discretion.store import CONFIG, ReplyCache, RunFolder, read_outcomes, short_id, write_private
 
+T = TypeVar("T")
+
 WINDOW = 512
 """Items that are live at a time: enough for full batches, few enough that memory does not grow with the probe set."""
+JUDGED_AT_ONCE = 4096
+"""Requests in one list to a judge: an item with many facts has as many, and the arms' own lists bound nothing here."""
 
 ARMS = ("base", "tuned")
 NO_JUDGE = Scripted("no judge", lambda request: Reply(error="is not configured"))
@@ -297,8 +301,8 @@ def carry(
                         for slot, request in enumerate(dialogue.asked)
                         if type(request) is kind and request.to == to and dialogue.replies[slot] is None
                     ]
-                    if waiting:
-                        _answer(model, method, waiting, cache, settle)
+                    for part in _windows(waiting, len(waiting) if to == "subject" else JUDGED_AT_ONCE):
+                        _answer(model, method, part, cache, settle)
 
 
 def _answer(
@@ -336,7 +340,7 @@ def _listed(requests: Request | list[Request]) -> list[Request]:
     return requests if isinstance(requests, list) else [requests]
 
 
-def _windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while window := list(islice(iterator, size)):
         yield window
