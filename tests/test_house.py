@@ -22,7 +22,8 @@ FLOORS = (
     ("study",),
     ("report", "tables"),
     ("export", "inspect_tasks"),
-    ("cli_data", "cli_members"),
+    ("cli_options",),
+    ("cli_data", "cli_judge", "cli_members"),
     ("cli",),
 )
 ONE_FAMILY = {"world", "data", "models", "probes", "tune", "report", "study"}

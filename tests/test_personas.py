@@ -136,3 +136,19 @@ def test_labels_of_the_public_personas_are_read_by_the_suite(tmp_path):
     found = personas.label(CIMEMORIES, out, voting(decide), votes=1, limit=4, progress=Quiet())
     assert found.contexts == found.usable == 4 and found.disputed == found.unread == 0
     assert len(PROBE.items(f"{CIMEMORIES}::{out}")) == 4
+
+
+def test_the_command_line_writes_labels_and_refuses_rules(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from discretion.cli import app
+    from discretion.models import judge
+
+    monkeypatch.setattr(judge, "open_judge", lambda config, progress: voting(agreed))
+    data, out = written(tmp_path / "data.json"), tmp_path / "l.jsonl"
+    words = ["judge", "label", "--data", str(data), "--out", str(out), "--cache", str(tmp_path / "c.sqlite"), "--quiet"]
+    done = CliRunner().invoke(app, [*words, "--judge", "m", "--ballots", "1", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["usable"] == 1 and len(out.read_text().splitlines()) == 54
+    monkeypatch.setattr(judge, "open_judge", lambda config, progress: None)
+    refused = CliRunner().invoke(app, words)
+    assert "rules play no persona; name a model: --judge MODEL" in str(refused.exception)

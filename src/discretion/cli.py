@@ -6,26 +6,26 @@ Progress and errors go to stderr, results to stdout; the report's path is the la
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 import yaml
-from pydantic import BaseModel
 
 from discretion import __version__
 from discretion.cli_data import canaries, screen
+from discretion.cli_judge import judges
 from discretion.cli_members import members
-from discretion.config import JUDGE_OPTIONS, RULES, AuditConfig, StudyRunConfig, load, names_models
+from discretion.cli_options import configured
+from discretion.config import AuditConfig, StudyRunConfig, load, names_models
 from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError, UsageError
 from discretion.progress import Progress, shown
 from discretion.schema import Summary, to_json
@@ -34,7 +34,6 @@ from discretion.tune_config import EmbeddedConfig, TuneConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-judges = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Judges: what decides about a reply.")
 app.add_typer(judges, name="judge")
 
 pii = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Identifiers in text.")
@@ -90,76 +89,6 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(f"discretion {__version__}")
         raise typer.Exit
-
-
-# ------------------------------------------------------------------------------------------------ options
-
-
-def configured(
-    kind: type[BaseModel], only: Collection[str] = (), *, into: str = "given"
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb one option per field of a configuration, or those of `only`.
-
-    They arrive together as its argument `into`, unset ones as None.
-    """
-
-    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        own = [p for name, p in inspect.signature(verb, eval_str=True).parameters.items() if name != into]
-
-        def command(**values: Any) -> None:
-            given = {name: values.pop(name) for name in names}
-            verb(**{into: _nested(kind, given)}, **values)
-
-        fields = [(name, option) for name, option in _fields(kind) if not only or name in only]
-        names = [name for name, _ in fields]
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        parameters += [
-            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in fields
-        ]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__doc__, command.__name__ = verb.__doc__, verb.__name__
-        return command
-
-    return decorate
-
-
-def _fields(kind: type[BaseModel]) -> list[tuple[str, Any]]:
-    fields: list[tuple[str, Any]] = []
-    for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            fields += _fields(field.annotation)
-            continue
-        default = field.get_default(call_default_factory=True)
-        words = field.description or ""
-        if not field.is_required() and default is not None and default is not False and default != {}:
-            words += f" [default: {','.join(default) if isinstance(default, tuple) else default}]"
-        flag = f"--{name.replace('_', '-')}"
-        option = typer.Option(flag, help=words, envvar=f"DISCRETION_{name.upper()}", show_envvar=False)
-        fields.append((name, Annotated[_on_command_line(field.annotation), option]))
-    return fields
-
-
-def _on_command_line(annotation: Any) -> Any:
-    """The type typer reads for a field; None always stands for `not given`."""
-    if get_origin(annotation) is Literal or get_origin(annotation) is tuple:
-        return str | None
-    if get_origin(annotation) is not None and issubclass(Mapping, get_origin(annotation)):
-        return list[str] | None
-    plain = next((a for a in get_args(annotation) if a is not type(None)), annotation)
-    return plain | None
-
-
-def _nested(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat command-line values in the shape of the configuration."""
-    values: dict[str, Any] = {}
-    for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            inner = {k: v for k, v in _nested(field.annotation, given).items() if v is not None}
-            values[name] = inner or None
-        elif name in given:
-            values[name] = given[name] if given[name] != [] else None
-    return values
 
 
 # ------------------------------------------------------------------------------------------------ verbs
@@ -394,40 +323,6 @@ def doctor(as_json: AsJson = False) -> None:
         for check in checks:
             print(f"{'ok ' if check.ok else 'BAD'} {check.name:<22} {check.found}")
     raise typer.Exit(0 if all(check.ok for check in checks) else EXIT_FAILURE)
-
-
-@judges.command("check")
-@configured(AuditConfig, only=JUDGE_OPTIONS)
-def check_judge(
-    given: dict[str, Any],
-    labels: Annotated[Path, typer.Option("--labels", help="Texts with human labels, such as XSTest's completions.")],
-    as_json: AsJson = False,
-    quiet: Quietly = False,
-) -> None:
-    """How well a judge agrees with human labels: refusal against compliance, or conveyed against not conveyed."""
-    from dataclasses import asdict
-
-    from discretion.models.judge import open_judge
-    from discretion.probes.judges import agreement, read_labels
-    from discretion.store import ReplyCache
-
-    resolved = load(AuditConfig, {"base": RULES, "tuned": RULES, **given})
-    labelled = read_labels(labels)
-    with shown(quiet=quiet) as progress:
-        model = open_judge(resolved, progress)
-        cache = None if model is None else ReplyCache(resolved.cache or Path("runs/replies.sqlite"), __version__)
-        try:
-            found = agreement(labelled, model, votes=resolved.votes, progress=progress, cache=cache)
-        finally:
-            if cache is not None:
-                cache.close()
-    if as_json:
-        print(json.dumps(asdict(found), indent=2))
-        return
-    accuracy, kappa = (f"{x:.3f}" if x is not None else "–" for x in (found.balanced_accuracy, found.kappa))
-    print(f"{found.judge}: balanced accuracy {accuracy}, kappa {kappa}; {found.n} rows, {found.unparsed} unparsed")
-    for human, said in found.confusion.items():
-        print(f"human {human:<10} " + "  ".join(f"{name} {count}" for name, count in said.items()))
 
 
 def _planned(file: Path, out: Path | None) -> Any:
