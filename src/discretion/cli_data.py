@@ -1,10 +1,11 @@
-"""The command line's verbs on data sets: canaries planted and proven. Same rules as `cli.py`, which takes them in."""
+"""The command line's verbs on data sets: screened, canaries planted and proven; `cli.py` takes them in, same rules."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +19,93 @@ DataForm = Annotated[str | None, typer.Option("--form", help="Form of the rows, 
 canaries = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Canaries: planted secrets that tell how much is memorised."
 )
+
+
+def screen(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The page.")] = Path("screen.html"),
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on",
+            metavar="NAME[=SHARE]",
+            help="End with code 1 where more rows than this share, or any, have it: left-out, problems, copies, "
+            "probes, identifiers, proactive, emotional, profile, code, call. May be given several times.",
+        ),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against", metavar="SUITE=FILE", help="Also look for copies of these questions, beside the embedded ones."
+        ),
+    ] = None,
+    form: DataForm = None,
+    ranked: Annotated[int, typer.Option("--ranked", min=1, help="Rows kept, highest score first.")] = 100,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show identifiers.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the hub.")] = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Look at a fine-tuning set before training: format, copies, identifiers, traits; a page, no model needed."""
+    from discretion.data import screen as screening
+    from discretion.progress import shown
+    from discretion.report import screen_page
+
+    conditions = fail_on or []
+    # An unknown name must not come to light after an hour of reading.
+    screening.check_conditions(conditions)
+    texts = [*_questions(against or [], offline)]
+    done = 0
+    with shown(quiet=quiet) as progress:
+
+        def tell(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if done % 51_200 == 0:
+                progress.note(f"{done:,} rows")
+
+        found = screening.screen(
+            data, form=form, offline=offline, probes=texts, ranked=ranked, reveal=reveal, on_rows=tell
+        )
+    failed = screening.failing(found, conditions)
+    page = screen_page.write(found, out, failed=failed, reveal=reveal)
+    if as_json:
+        plain = to_json(found)
+        if not reveal:
+            for row, passages in zip(plain["ranked"], screen_page.masked_passages(found), strict=True):
+                row["passages"] = passages
+        print(json.dumps({**plain, "failed": failed, "page": str(page)}, indent=2, ensure_ascii=False))
+    else:
+        print(f"{found.used} of {found.rows} rows used, read as: {found.form}")
+        for what, rows in screen_page.findings(found):
+            print(f"{rows:>9}  {what}")
+        for condition in failed:
+            print(f"failed: {condition}")
+        print(page)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _questions(against: list[str], offline: bool) -> Iterator[tuple[str, str]]:
+    """(suite, text) of all that the embedded questions, and those of the files named, hold."""
+    from discretion.probes import EMBEDDED, probe
+
+    sources: list[tuple[str, str | None]] = [(name, None) for name in EMBEDDED]
+    for pair in against:
+        suite, equals, file = pair.partition("=")
+        if not equals or not file:
+            raise UsageError(f"--against {pair}: not SUITE=FILE; write it as refusal=prompts.csv")
+        sources.append((suite, file))
+    for name, where in sources:
+        for item in probe(name).items(where, offline=offline):
+            yield from ((name, text) for text in _strings(to_json(item)))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
 
 
 @canaries.command("plant")

@@ -59,6 +59,8 @@ class Chats:
     """Name of the form, once the first row was read."""
     also: tuple[str, ...] = ()
     """Names of further forms that the columns fit; the first of `FORMS` was taken."""
+    where: str = ""
+    """The place of the row that came last."""
     read: int = 0
     """Rows seen, those left out among them."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -260,7 +262,7 @@ def _rows(chats: Chats, asked: str | None, offline: bool) -> Iterator[ChatRow]:
         except _LeftOut as reason:
             leave_out(where, str(reason))
             continue
-        chats.read += 1
+        chats.read, chats.where = chats.read + 1, where
         rest = {name: value for name, value in row.items() if name not in used and name not in ("id", "messages")}
         yield {"id": _id(row, turns), "messages": turns, **rest}
     if not chats.used:
