@@ -26,6 +26,7 @@ def rows(planted, members=200, others=200, references=0, seed=0, gain=3.0):
     gained[:planted] = gain
     return Rows(
         rows=tuple(f"r{number}" for number in range(members + others)),
+        beginnings=("",) * (members + others),
         member=np.arange(members + others) < members,
         base=hard,
         tuned=hard + gained + rng.normal(0, 0.3, members + others),
@@ -162,3 +163,26 @@ def test_the_verb_says_what_to_type_next(typed, tmp_path):
     code, out, _ = typed(*words)
     assert code == 0 and "next: tune on t.jsonl, then discretion audit … --train-data t.jsonl" in out
     assert typed(*words)[0] == 2
+
+
+# ------------------------------------------------------------------------------------------ in the report
+
+
+def test_the_report_shows_scores_and_rows_at_risk_and_masks_what_they_say(typed, run):
+    path = run / "outcomes" / "base" / "membership.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["evidence"] = "Write to maria.lopez@clinic.example about it"
+    write_private(path, "".join(json.dumps(line) + "\n" for line in lines))
+    assert typed("report", run)[0] == 0
+    page = (run / "report.html").read_text()
+    assert "Rows at risk" in page and "40 of 40 rows that were trained on lie beyond" in page.replace("\u202f", " ")
+    assert "How far the tuned model lies above the base, in nats per token: rows trained on around 3." in page
+    assert "about it" in page and "maria.lopez" not in page
+    assert typed("report", run, "--reveal")[0] == 0
+    assert "maria.lopez@clinic.example" in (run / "report.html").read_text()
+
+
+def test_a_report_without_membership_shows_no_rows_at_risk(typed, folder, tmp_path):  # noqa: F811
+    audited(typed, folder, "--out", "half")
+    assert "Rows at risk" not in (tmp_path / "half" / "report.html").read_text()

@@ -27,6 +27,8 @@ class Rows:
 
     rows: tuple[str, ...]
     """Ids in the files."""
+    beginnings: tuple[str, ...]
+    """What each row begins with, for the report, which masks it."""
     member: Any
     """Booleans."""
     base: Any
@@ -62,6 +64,7 @@ class Risk:
     """Nats per token above the base, or above the mean of the references in standard deviations where there are two."""
     p: float
     """Share of rows that were not trained on and gain at least as much, this row counted among them."""
+    beginning: str = ""
 
 
 def read(run: Path, references: Sequence[Path] = ()) -> Rows:
@@ -87,6 +90,7 @@ def read(run: Path, references: Sequence[Path] = ()) -> Rows:
     losses = np.array([[float(arm[item].parts["loss"] or 0.0) for item in kept] for arm in arms])
     return Rows(
         rows=tuple(str(arms[0][item].parts["row"]) for item in kept),
+        beginnings=tuple(arms[0][item].evidence or "" for item in kept),
         member=np.array([bool(arms[0][item].parts["member"]) for item in kept]),
         base=losses[0],
         tuned=losses[1],
@@ -115,7 +119,7 @@ def at_risk(rows: Rows) -> list[Risk]:
         beyond = gain > others[-1] if len(others) else np.zeros(len(gain), dtype=bool)
     above = len(others) - np.searchsorted(others, gain, side="left")
     found = [
-        Risk(rows.rows[at], float(gain[at]), float((1 + above[at]) / (1 + len(others))))
+        Risk(rows.rows[at], float(gain[at]), float((1 + above[at]) / (1 + len(others))), rows.beginnings[at])
         for at in np.flatnonzero(beyond & rows.member)
     ]
     return sorted(found, key=lambda risk: (-risk.gain, risk.row))

@@ -29,6 +29,8 @@ from discretion.schema import (
     TokenScores,
 )
 
+SHOWN = 200
+"""Characters of a row that the report shows, masked, where the row is at risk."""
 FPR = 0.01
 """False positive rate at which the true positive rate is told."""
 SEPARATES = 0.55
@@ -299,7 +301,7 @@ class Membership:
             "recall": scores.recall(_mean(more[1]), plain) if more[1] else None,
             "neighbourhood": scores.neighbourhood(plain, rewritten) if rewritten else None,
         }
-        return Score(value=scores.greedy(tokens), margin=plain, parts=parts)
+        return Score(value=scores.greedy(tokens), margin=plain, parts=parts, evidence=learned[:SHOWN])
 
     def facts(self, item: MembershipItem) -> Mapping[str, Scalar]:
         """The truth, the row, and what the text alone says."""

@@ -166,6 +166,26 @@ def bias(sensitivity: MetricSummary, criterion: MetricSummary) -> str:
     return _svg(figure)
 
 
+def histogram(members: Sequence[float], others: Sequence[float]) -> str:
+    """How far the tuned model lies above the base on rows trained on (filled) and others (outline), as shares."""
+    import numpy as np
+
+    width, height = WIDE, 220
+    figure, axes = _canvas(width, height, 14, width - 14, 14, 50)
+    edges = np.histogram_bin_edges(np.concatenate([members, others]), bins=40)
+    shares = [np.histogram(values, edges)[0] / max(1, len(values)) for values in (members, others)]
+    axes.stairs(shares[0], edges, fill=True, color=_C["worse"], alpha=0.45)
+    axes.stairs(shares[1], edges, color=_C["ink"], lw=1.6)
+    axes.set_ylim(0, 1.15 * max(share.max() for share in shares))
+    _ticks(axes, "nats per token above the base")
+    for x, ha, colour, words in (
+        (14, "left", "ink", "not trained on (outline)"),
+        (width - 14, "right", "worse", "trained on (filled)"),
+    ):
+        figure.text(x / width, (height - 10) / height, words, color=_C[colour], ha=ha, va="center", fontsize=11)
+    return _svg(figure)
+
+
 def _measured(metric: MetricSummary) -> bool:
     return metric.difference.value is not None and metric.verdict != "unmeasurable"
 

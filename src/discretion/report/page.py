@@ -22,7 +22,9 @@ from typing import Any, TypeVar
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from discretion import risk
 from discretion.config import JUDGED_PROBES, RULES, AuditConfig, Thresholds, load, words
+from discretion.errors import UsageError
 from discretion.report import charts
 from discretion.report.masking import Masker, Piece, shorten_home, shown, visible
 from discretion.schema import Flip, Manifest, MetricSummary, Summary, from_json, to_json
@@ -32,6 +34,8 @@ FLIPS_SHOWN = 6
 """Changed answers shown per suite and direction."""
 REASONS_SHOWN = 8
 """Reasons for a loss shown per suite."""
+ROWS_SHOWN = 10
+"""Rows of the training data at risk that are shown."""
 EVIDENCE_SHOWN = 600
 """Characters of a span of evidence."""
 
@@ -70,6 +74,7 @@ QUESTIONS = {
     "memory": "Does a message written from long-term memory give away what does not belong there?",
     "exposure": "Were secrets that were planted for this purpose memorised?",
     "extraction": "Can identifiers of the training data be drawn out of the model?",
+    "membership": "Can the rows it was trained on be told from rows it never saw?",
     "refusal": "Does the model still refuse harmful requests?",
     "misuse": "Does an agent with tools still decline a harmful task, and only that one?",
     "offtopic": "Are questions far from the training domain still answered as such?",
@@ -97,7 +102,9 @@ def render(manifest: Manifest, summary: Summary, config: AuditConfig, run: Path,
         for probe, of_probe in _by_probe(summary.flips).items()
     }
     evidence = [f for directions in shown_flips.values() for flips in directions for f in flips]
-    mask = Masker(text for f in evidence for text in (f.base_evidence, f.tuned_evidence) if text)
+    at_risk = _at_risk(run, summary)
+    told = [text for f in evidence for text in (f.base_evidence, f.tuned_evidence) if text]
+    mask = Masker([*told, *(one.beginning for one in (at_risk["rows"] if at_risk else []))])
 
     def pieces(text: str) -> list[Piece]:
         return _clip(shown(text) if reveal else mask.pieces(text), EVIDENCE_SHOWN)
@@ -131,6 +138,7 @@ def render(manifest: Manifest, summary: Summary, config: AuditConfig, run: Path,
         suites=_by_probe(summary.metrics),
         arms_chart=_arms_chart,
         bias_charts=_bias_charts,
+        at_risk=at_risk,
         plain_change=plain_change,
         decided=lambda probe: decided(manifest, probe),
         stands=lambda metric: stands(metric, thresholds),
@@ -365,6 +373,32 @@ def _bias_charts(metrics: Sequence[MetricSummary]) -> list[dict[str, Any]]:
         )
         images.append(_image(charts.bias(sensitivity, criterion), alt))
     return images
+
+
+def _at_risk(run: Path, summary: Summary) -> dict[str, Any] | None:
+    """Scores of members and non-members, and the members most at risk; None where membership says nothing."""
+    if not any(m.probe == risk.SUITE and m.primary and m.verdict != "unmeasurable" for m in summary.metrics):
+        return None
+    try:
+        rows = risk.read(run)
+    except UsageError:  # a summary without its outcomes
+        return None
+    members, others = rows.gain[rows.member].tolist(), rows.gain[~rows.member].tolist()
+    found = risk.at_risk(rows)
+    middle = [sorted(side)[len(side) // 2] for side in (members, others)]
+    alt = (
+        f"How far the tuned model lies above the base, in nats per token: rows trained on around {middle[0]:.2f}, "
+        f"rows not trained on around {middle[1]:.2f}."
+    )
+    return {
+        "probe": risk.SUITE,
+        "image": _image(charts.histogram(members, others), alt),
+        "members": len(members),
+        "found": len(found),
+        "by_chance": risk.by_chance(rows),
+        "rows": found[:ROWS_SHOWN],
+        "file": risk.AT_RISK,
+    }
 
 
 # ------------------------------------------------------------------------------------------------ pieces of the page
