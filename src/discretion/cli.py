@@ -21,7 +21,7 @@ import typer
 import yaml
 
 from discretion import __version__
-from discretion.cli_data import canaries, screen
+from discretion.cli_data import canaries, pii_replace, pii_restore, screen
 from discretion.cli_judge import judges
 from discretion.cli_members import members
 from discretion.cli_options import configured
@@ -38,6 +38,8 @@ app.add_typer(judges, name="judge")
 
 pii = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Identifiers in text.")
 app.add_typer(pii, name="pii")
+pii.command("replace")(pii_replace)
+pii.command("restore")(pii_restore)
 app.add_typer(canaries, name="canaries")
 app.command()(screen)
 app.add_typer(members, name="members")

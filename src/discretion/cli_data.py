@@ -21,6 +21,13 @@ canaries = typer.Typer(
 )
 
 
+def _must_be_new(*paths: Path) -> None:
+    """Before any work: a file that is there is not written over, and no other one is left behind."""
+    there = next((path for path in paths if path.exists()), None)
+    if there is not None:
+        raise UsageError(f"{there}: there is a file already; name a new one")
+
+
 def screen(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The page.")] = Path("screen.html"),
@@ -126,6 +133,7 @@ def canaries_plant(
 
     if not all(part.strip().isdecimal() for part in repetitions.split(",")):
         raise UsageError(f"--repetitions {repetitions}: not a list of numbers; write it as 1,2,4")
+    _must_be_new(out, book)
     times = [int(part) for part in repetitions.split(",")]
     items = make(seed=seed, repetitions=times, secrets=secrets, references=references)
     rows, chats = load_chats(data, form=form)
@@ -175,3 +183,58 @@ def canaries_check(
         )
     if not as_json:
         print(f"all {secrets} secrets lie under the loss as a whole")
+
+
+# ------------------------------------------------------------------------------------------------ identifiers
+
+
+def pii_replace(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="New file for the rows with their identifiers replaced.")],
+    key: Annotated[Path, typer.Option("--key", help="New file for the key; keep it apart from the rows.")],
+    style: Annotated[str, typer.Option("--style", help="surrogate, or placeholder such as [PERSON_1].")] = "surrogate",
+    scope: Annotated[
+        str, typer.Option("--scope", help="One replacement per value in the dataset, or in each conversation.")
+    ] = "dataset",
+    names: Annotated[Path | None, typer.Option("--names", help="Text file: people in the data, one a line.")] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Option("--pattern", metavar="TYPE=REGEX", help="A record number; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace the identifiers of a data set by surrogates of the same shape, or by placeholders; any form of rows."""
+    from discretion.data.chats import write_chats
+    from discretion.data.pii import Given
+    from discretion.data.rows import beside, read_rows
+    from discretion.data.surrogates import replace, write_key
+
+    if style not in ("surrogate", "placeholder") or scope not in ("dataset", "conversation"):
+        raise UsageError(f"--style {style} --scope {scope}: give surrogate or placeholder; dataset or conversation")
+    _must_be_new(out, key)
+    pairs = [part.partition("=") for part in pattern or []]
+    if wrong := next((kind for kind, equals, regex in pairs if not (kind and equals and regex)), None):
+        raise UsageError(f"--pattern {wrong}: not TYPE=REGEX; write it as BOOKING='BK-[0-9]{{6}}'")
+    listed = beside(f"{data}::{names}")[1] if names is not None else ()
+    given = Given(names=listed, patterns={kind: regex for kind, _, regex in pairs})
+    rows = [row for _, row in read_rows(data)]
+    replaced, made = replace(rows, given, style=style, scope=scope)  # type: ignore[arg-type]
+    write_key(key, made)
+    write_chats(out, replaced)
+    told = {"rows": len(replaced), "replacements": len(made.originals), "out": str(out), "key": str(key)}
+    print(
+        json.dumps(told, indent=2) if as_json else f"{len(made.originals)} replacements in {len(replaced)} rows: {out}"
+    )
+
+
+def pii_restore(
+    data: Data,
+    key: Annotated[Path, typer.Option("--key", help="The key that was written when they were replaced.")],
+    out: Annotated[Path, typer.Option("--out", help="New file for the rows as they were.")],
+) -> None:
+    """Put the identifiers of replaced rows back; all of the rows or some, in any order."""
+    from discretion.data.chats import write_chats
+    from discretion.data.rows import read_rows
+    from discretion.data.surrogates import read_key, restore
+
+    rows = restore((row for _, row in read_rows(data)), read_key(key))
+    print(f"{write_chats(out, rows)} rows: {out}")
