@@ -450,3 +450,20 @@ def test_what_others_wait_for_goes_first_and_a_cell_is_ended_before_another_is_b
 def test_both_places_at_once_are_refused():
     with pytest.raises(UsageError, match="--workers and --ray"):
         running.make_pool(StudyRunConfig(workers=2, ray="auto"), do)
+
+
+# ------------------------------------------------------------------------------------------------ the founding studies
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "studies").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_study_can_be_planned_and_has_three_seeds(path, calls, tmp_path):
+    study = config.read(path)
+    plan = cells.plan(study.model_copy(update={"models": {"tiny": config.ModelConfig(base="x")}}), tmp_path)
+    assert len(study.seeds) >= 3
+    assert study.contrasts
+    told = running.as_json(plan, {})
+    assert len({cell["name"] for cell in told["cells"]}) == len(plan.cells) >= 12
+    assert all(cell["rows"] >= 250 for cell in told["cells"])

@@ -209,10 +209,10 @@ def _arm(config: StudyConfig, coordinates: Mapping[str, str], made: dict[Any, Ar
 
 
 def _source(config: StudyConfig, name: str, seed: int, made: dict[Any, Arm]) -> tuple[Row, ...]:
-    key = (name, seed)
+    data = config.data[name]
+    drawn = seed if data.draw == "each seed" else data.seed
+    key = ("set", data.set, data.form, data.n, drawn)
     if key not in made:
-        data = config.data[name]
-        drawn = seed if data.draw == "each seed" else data.seed
         made[key] = Arm(tuple(read_set(data.set, form=data.form, n=data.n, seed=drawn)), ())
     return made[key].rows
 
