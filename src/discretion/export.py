@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from discretion.audit import ARMS, Dialogue, Planned, plan
 from discretion.compare import summarise
 from discretion.config import AuditConfig, load
 from discretion.errors import DiscretionError
+from discretion.models.action import THROUGH_TEMPLATE, json_schema
+from discretion.probes import MEMORISATION
 from discretion.probes import probe as suite_named
 from discretion.probes.base import Probe
 from discretion.report.masking import Masker, shorten_home, visible
@@ -30,6 +32,7 @@ from discretion.schema import (
     HiddenStates,
     Item,
     Manifest,
+    Message,
     Outcome,
     Reply,
     Request,
@@ -123,6 +126,8 @@ def read(run: Path, note: Note = lambda text: None) -> tuple[Manifest, list[Line
 
 def _asked(run: Path, manifest: Manifest, name: str) -> Planned:
     """The items of one suite as the run asked them. Raises `DiscretionError` when they are no longer the same."""
+    if name in MEMORISATION:
+        raise DiscretionError("they are the training data's own text")
     config = load(AuditConfig, {}, run / CONFIG)
     source = {name: config.source[name]} if name in config.source else {}
     (planned,) = plan(config.model_copy(update={"probes": (name,), "source": source}))
@@ -143,11 +148,24 @@ def _exchanges(probe: Probe, item: Item | None, manifest: Manifest, outcome: Out
         dialogue.advance()
         while dialogue.outcome is None and len(requests) < len(replies):
             begin = len(requests)
-            requests += dialogue.asked
+            requests += [_as_asked(request, manifest) for request in dialogue.asked]
             dialogue.replies = list(replies[begin : len(requests)])
             dialogue.advance()
     requests += [None] * (len(replies) - len(requests))
     return tuple(Exchange(request, reply) for request, reply in zip(requests, replies, strict=False))
+
+
+def _as_asked(request: Request, manifest: Manifest) -> Request:
+    """With real tools, what stood in the place of the text form: tools, messages, and the steps as turns."""
+    real = str(manifest.engine.get("tools", "")).startswith(THROUGH_TEMPLATE)
+    if not real or not isinstance(request, Generate) or request.tooled is None:
+        return request
+    tooled = request.tooled
+    tools = json.dumps([json_schema(tool) for tool in tooled.tools], ensure_ascii=False)
+    turns = [Message("system", f"Tools: {tools}"), *tooled.messages]
+    for step in tooled.steps:
+        turns += [Message("assistant", f"{step.tool} {step.arguments}"), Message("tool", step.result)]
+    return replace(request, messages=tuple(turns))
 
 
 # ------------------------------------------------------------------------------------------------ text

@@ -102,6 +102,10 @@ def _call(value: Mapping[str, Any], before: str, known: Mapping[str, str]) -> Ca
 # ------------------------------------------------------------------------------------------------ a chat with tools
 
 
+THROUGH_TEMPLATE = "through the chat template"
+"""How tools went to a model, as its run's manifest says it; anything else means as text."""
+
+
 def takes_tools(template: str) -> bool:
     """Does a chat template read the tools it is given?"""
     return re.search(r"\btools\b", template) is not None

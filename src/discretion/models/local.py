@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from discretion.errors import ModelError, NonFinite, NotComparable
 from discretion.models import decoding, loading, parity, scoring
-from discretion.models.action import takes_tools
+from discretion.models.action import THROUGH_TEMPLATE, takes_tools
 from discretion.models.base import OnReply
 from discretion.models.cache import align
 from discretion.models.plan import Group, Plan, Read, Tokens, lay_out, make_plan
@@ -119,7 +119,7 @@ def _pair(base: str, tuned: str, template: str | None, *, offline: bool) -> _Pai
         "tuned": second.kind,
         "tokenizer": vocabulary,
         "template": origin,
-        "tools": "through the chat template" if takes_tools(chosen) else "as text (ReAct): the template takes none",
+        "tools": THROUGH_TEMPLATE if takes_tools(chosen) else "as text (ReAct): the template takes none",
         "beginning_of_sequence": parity.check_start(text, tuned),
     }
     if second.kind == "adapter":
