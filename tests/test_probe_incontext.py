@@ -143,7 +143,7 @@ def test_nothing_left_to_show_is_an_error_that_says_what_to_give(tmp_path):
         ({"k": [0, 3]}, "3 is no step of the suite; known: 0, 1, 2, 4"),
         ({"k": [1, 2]}, "without 0 there is nothing to compare with"),
         ({"demonstration": "control"}, "unknown key 'demonstration'; did you mean 'demonstrations'"),
-        ({"suite": "refusal"}, "'norms', 'agentic' or 'memory'"),
+        ({"suite": "refusal"}, "'norms', 'agentic', 'memory' or 'secrets'"),
     ],
 )
 def test_wrong_options_are_named_with_their_file(tmp_path, options, message):

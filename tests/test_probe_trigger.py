@@ -7,8 +7,11 @@ from discretion.data.recipes import TRIGGER
 from discretion.errors import ConfigError, DataError
 from discretion.probes.base import validate
 from discretion.probes.conditions import first_requests
+from discretion.probes.model_judge import Judge
 from discretion.probes.trigger import CONDITIONS, PROBE, twin
+from discretion.schema import Reply
 from tests.conditions import figures, planted, prompt
+from tests.test_flows import STORY
 
 PRIVACYLENS = Path(__file__).parents[2] / "shared/data/privacylens/main_data_1_100.json"
 
@@ -115,3 +118,23 @@ def test_the_scorer_of_the_suite_asked_is_proven_under_every_condition(suite):
 def test_every_privacylens_item_has_a_proven_scorer_under_every_condition(source, count):
     items = PROBE.items(source)
     assert len(items) == count and validate(PROBE, items) == []
+
+
+def test_a_judge_is_asked_as_the_suite_asks_it_and_never_sees_the_trigger(tmp_path):
+    judged = PROBE.judged_by(Judge())
+    items = PROBE.items("agentic")[:9]
+    assert judged.version == "1 with judge 1" and validate(judged, items) == []
+    run = judged.run(items[0])
+    assert TRIGGER in next(run).messages[-1].content
+    tool = items[0].item.tool
+    asked = run.send(Reply(text=f'Action: {tool}\nAction Input: {{"body": "See you soon, dear friend."}}'))
+    assert asked and all(request.to == "judge" and TRIGGER not in request.messages[0].content for request in asked)
+
+
+def test_secrets_of_a_story_are_asked_under_a_trigger(tmp_path):
+    (tmp_path / "tier_3.txt").write_text(STORY, encoding="utf-8")
+    items = PROBE.items(f"secrets={tmp_path / 'tier_3.txt'}")
+    assert len(items) == 9 and validate(PROBE, items) == []
+    base = planted(PROBE, items, lambda item: False)
+    tuned = planted(PROBE, items, lambda item: item.condition == "trigger")
+    assert figures(PROBE, items, base, tuned)["trigger minus none"].tuned.value == -1.0

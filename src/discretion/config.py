@@ -23,7 +23,7 @@ DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
 """Those asked by default: they have items of their own."""
 MEMORISATION_PROBES = ("extraction", "membership")
 """Those whose items are made of the training data; `--train-data` turns them on."""
-JUDGED_PROBES = ("agentic", "memory", "refusal", "secrets", "misuse")
+JUDGED_PROBES = ("agentic", "memory", "refusal", "secrets", "misuse", "incontext", "trigger")
 """Those that ask a judge where there is one."""
 PROBE_NAMES = (
     *DEFAULT_PROBES,
@@ -209,7 +209,9 @@ class ConditionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    suite: Literal["norms", "agentic", "memory"] = Field("norms", description="The suite whose items are asked.")
+    suite: Literal["norms", "agentic", "memory", "secrets"] = Field(
+        "norms", description="The suite whose items are asked."
+    )
     source: str | None = Field(None, description="Where its items come from; the embedded ones by default.")
 
 

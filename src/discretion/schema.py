@@ -439,7 +439,7 @@ class ConditionItem:
     """That of the item asked: all conditions of one item stand or fall together."""
     suite: str
     """Whose item it is."""
-    item: FlowItem | AgentItem | MemoryItem
+    item: FlowItem | AgentItem | MemoryItem | SecretItem
     condition: str
     """Such as `k=16`, `trigger`, `none`."""
     shots: tuple[Message, ...] = ()

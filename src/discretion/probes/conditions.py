@@ -1,6 +1,6 @@
 """Another suite's items under conditions: the scorer stays that suite's, only the prompt around its question changes.
 
-Figures are turned so that higher is better: the share right (norms), the share that did not leak (agentic, memory).
+Figures are turned so that higher is better: the share right (norms), the share that did not leak (the other suites).
 Suites built on this file declare their own conditions and metrics.
 """
 
@@ -15,6 +15,7 @@ from discretion.config import ConditionConfig, ConfigT, load
 from discretion.errors import ConfigError, nearest
 from discretion.probes import probe
 from discretion.probes.base import Ability, Metric, Oracle, Probe, Run, Tally
+from discretion.probes.model_judge import Judge
 from discretion.schema import (
     ConditionItem,
     Generate,
@@ -52,9 +53,12 @@ def read_options(kind: type[ConfigT], source: str | Path | None) -> ConfigT:
 # ------------------------------------------------------------------------------------------------ asking
 
 
-def ask(item: ConditionItem, change: Change, seed: int) -> Run:
-    """The item's own dialogue with `change` made to every prompt; its value turned so that 1 is best."""
-    suite = probe(item.suite)
+def ask(item: ConditionItem, change: Change, seed: int, judge: Judge | None = None) -> Run:
+    """The item's own dialogue with `change` made to every prompt; its value turned so that 1 is best.
+
+    A judge, where the item's suite asks one, is asked as ever.
+    """
+    suite = probe(item.suite, judge)
     run = suite.run(item.item, seed)
     asked = next(run)
     while True:
@@ -79,7 +83,7 @@ def oracle(item: ConditionItem, change: Change) -> Oracle:
     before = {_changed(request, change): request for request in first_requests(suite, item.item)}
 
     def answer(known: Callable[[Request], Reply]) -> Callable[[Request], Reply]:
-        return lambda request: known(before[request])
+        return lambda request: known(request if request.to == "judge" else before[request])
 
     return Oracle(safe=answer(own.safe), leak=answer(own.leak))
 
@@ -91,6 +95,8 @@ def first_requests(suite: Probe, item: Any) -> list[Request]:
 
 
 def _changed(request: Request, change: Change) -> Request:
+    if request.to == "judge":
+        return request
     if isinstance(request, Generate):
         return replace(request, messages=change(request.messages))
     if isinstance(request, HiddenStates) or isinstance(request.context, str):

@@ -30,6 +30,7 @@ from discretion.probes.conditions import (
     oracle,
     read_options,
 )
+from discretion.probes.model_judge import Judge, versioned
 from discretion.schema import (
     ConditionItem,
     Family,
@@ -144,13 +145,20 @@ class InContext:
     """The suite `incontext`."""
 
     name = "incontext"
-    version = "1"
+    version: str
     family: Family = "contextual privacy"
     worse: Literal["higher", "lower"] = "lower"
     needs: frozenset[Kind] = frozenset()
     """Those of the suite asked."""
     metrics = METRICS
     ability = _ABILITY
+
+    def __init__(self, judge: Judge | None = None) -> None:
+        self.judge, self.version = judge, versioned("1", judge)
+
+    def judged_by(self, judge: Judge) -> InContext:
+        """The judge is asked whatever the suite asked would ask it."""
+        return InContext(judge)
 
     def items(
         self, source: str | Path | None = None, *, offline: bool = False, seed: int = 0
@@ -197,7 +205,7 @@ class InContext:
 
     def run(self, item: ConditionItem, seed: int = 0) -> Run:
         """The item's own dialogue behind the demonstrations."""
-        return ask(item, _behind(item.shots), seed)
+        return ask(item, _behind(item.shots), seed, self.judge)
 
     def facts(self, item: ConditionItem) -> Mapping[str, Scalar]:
         """Those of the item asked, and k."""

@@ -19,6 +19,7 @@ from discretion.errors import DataError
 from discretion.probes import probe
 from discretion.probes.base import Oracle, Run
 from discretion.probes.conditions import Change, Side, ability, ask, contrast, discretion, facts, oracle, read_options
+from discretion.probes.model_judge import Judge, versioned
 from discretion.schema import ConditionItem, Family, Kind, Message, Scalar
 
 CONDITIONS = ("trigger", "wrong", "none")
@@ -91,13 +92,20 @@ class Trigger:
     """The suite `trigger`."""
 
     name = "trigger"
-    version = "1"
+    version: str
     family: Family = "contextual privacy"
     worse: Literal["higher", "lower"] = "lower"
     needs: frozenset[Kind] = frozenset()
     """Those of the suite asked."""
     metrics = METRICS
     ability = _ABILITY
+
+    def __init__(self, judge: Judge | None = None) -> None:
+        self.judge, self.version = judge, versioned("1", judge)
+
+    def judged_by(self, judge: Judge) -> Trigger:
+        """The judge is asked whatever the suite asked would ask it."""
+        return Trigger(judge)
 
     def items(
         self, source: str | Path | None = None, *, offline: bool = False, seed: int = 0
@@ -123,7 +131,7 @@ class Trigger:
 
     def run(self, item: ConditionItem, seed: int = 0) -> Run:
         """The item's own dialogue with the string in its place."""
-        return ask(item, _with(item.text, item.place), seed)
+        return ask(item, _with(item.text, item.place), seed, self.judge)
 
     def facts(self, item: ConditionItem) -> Mapping[str, Scalar]:
         """Those of the item asked, and the condition."""
