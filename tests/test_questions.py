@@ -52,6 +52,8 @@ def test_arc_is_told_from_commonsense_qa_and_read_with_numbers_or_letters_as_lab
     assert read(tmp_path, lettered) == read(tmp_path, shipped) == [item] and validate(PROBE, [item]) == []
     (other,) = read(tmp_path, ARC | {"question_concept": "colour"})
     assert other.task == "commonsense_qa"
+    inside = shipped | {"question": shipped["question"] | {"question_concept": "colour"}}  # type: ignore[operator]
+    assert read(tmp_path, inside) == [other]
     with pytest.raises(DataError, match=r"a\.jsonl:1: answerKey 'D' is none of 1, 2, 3"):
         read(tmp_path, ARC | {"answerKey": "D"})
     with pytest.raises(DataError, match="as many labels as texts"):

@@ -183,7 +183,9 @@ class _Shown:
 def _shown(lines: Sequence[Line], reveal: bool) -> _Shown:
     if reveal:
         return _Shown(str, str, str)
-    mask = Masker(text for line in lines for text in _texts(line))
+    # The forms of one question share most of their text: each paragraph is masked once.
+    mask = Masker(dict.fromkeys(part for line in lines for text in _texts(line) for part in _paragraphs(text)))
+    masked = cache(mask)
     given: dict[str, str] = {}
     taken: set[str] = set()
 
@@ -195,7 +197,16 @@ def _shown(lines: Sequence[Line], reveal: bool) -> _Shown:
             taken.add(given[name])
         return given[name]
 
-    return _Shown(cache(mask), item, lambda text: visible(shorten_home(mask.addresses(text))))
+    return _Shown(
+        lambda text: "".join(map(masked, _paragraphs(text))),
+        item,
+        lambda text: visible(shorten_home(mask.addresses(text))),
+    )
+
+
+def _paragraphs(text: str) -> list[str]:
+    """The text cut at its blank lines, which belong to what stands before them."""
+    return re.findall(r".+?(?:\n{2,}|\Z)|\n+", text, re.DOTALL)
 
 
 def _texts(line: Line) -> Iterator[str]:

@@ -46,11 +46,16 @@ def _choice(
     )
 
 
-def _lettered(where: str, row: Row, task: str, origin: str) -> list[CapabilityItem]:
-    """Options behind labels, as columns (hub) or inside `question` as objects (the authors' files)."""
+def _lettered(where: str, row: Row) -> list[CapabilityItem]:
+    """Options behind labels, as columns (hub) or inside `question` as objects (the authors' files).
+
+    CommonsenseQA tells its questions' concept, ARC has none.
+    """
     question: Any = row["question"]
     choices: Any = row.get("choices")
     key = row["answerKey"]
+    concept = "question_concept" in row or (isinstance(question, Mapping) and "question_concept" in question)
+    task, origin = ("commonsense_qa", "CommonsenseQA") if concept else ("arc", "ARC")
     if isinstance(question, Mapping):
         question, choices = question.get("stem"), question.get("choices")
     if isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices):
@@ -180,12 +185,7 @@ def _arguments(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FORMS = (
-    Form(
-        "CommonsenseQA",
-        frozenset({"id", "question", "choices", "answerKey", "question_concept"}),
-        lambda where, row: _lettered(where, row, "commonsense_qa", "CommonsenseQA"),
-    ),
-    Form("ARC", frozenset({"id", "question", "answerKey"}), lambda where, row: _lettered(where, row, "arc", "ARC")),
+    Form("CommonsenseQA, ARC", frozenset({"id", "question", "answerKey"}), _lettered),
     Form("MMLU", frozenset({"question", "subject", "choices", "answer"}), _mmlu, keyed=False),
     Form("HellaSwag", frozenset({"activity_label", "ctx", "endings", "label"}), _hellaswag, keyed=False),
     Form("TruthfulQA", frozenset({"question", "mc1_targets"}), _truthfulqa, keyed=False),
