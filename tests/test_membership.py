@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,13 +145,13 @@ def test_lost_rows_leave_the_joint_scores_and_are_counted():
     whole = model(tuned)
 
     def forgetful(request):
-        return Reply(error="too long: 600 tokens, context 512") if "number 7" in str(request) else whole.answer(request)
+        return Reply(error="no memory for this text") if "number 7" in str(request) else whole.answer(request)
 
     arms = {"base": model(base), "tuned": Scripted("tuned", forgetful)}
     carry(PROBE, dict.fromkeys(arms, asked), arms, lambda arm, outcome: found[arm].append(outcome))
     summary = judge([Suite(PROBE, found["base"], found["tuned"], len(asked))], Thresholds(draws=2000))
     primary = next(m for m in summary.metrics if m.primary)
-    assert primary.kept == 189 and primary.lost == {"tuned failed: too long": 11}
+    assert primary.kept == 189 and primary.lost == {"tuned failed: no memory for this text": 11}
     assert primary.verdict == "unmeasurable" and "11 of 200 items failed in the tuned arm" in primary.reason
 
 
@@ -170,10 +171,48 @@ def test_every_answer_of_a_chat_is_scored_behind_the_turns_before_it():
     run = PROBE.run(item)
     first = next(run)
     tokens = TokenScores(logprob=(-1.0,), mean=(-1.0,), variance=(1.0,), rank=(0,), id=(1,))
-    more = run.send([Reply(logprobs=(-1.0,), lengths=(1,), tokens=(tokens,)) for _ in first])
-    assert [r.continuations for r in more] == [("one",), ("two",), ("One",), ("Two",)]
-    assert [m.role + m.content for m in more[2].context] == ["systems", "userp", "assistantq", "useru"]
-    assert not any(r.per_token for r in more)
+    replies = [Reply(logprobs=(-1.0,), lengths=(1,), tokens=(tokens,)) for _ in first]
+    lowered = run.send(replies)
+    behind = run.send(replies)
+    assert [r.continuations for r in (*lowered, *behind)] == [("one",), ("two",), ("One",), ("Two",)]
+    assert [m.role + m.content for m in behind[0].context] == ["systems", "userp", "assistantq", "useru"]
+    assert not any(r.per_token for r in (*lowered, *behind))
+
+
+def short_sighted(longest, means):
+    """A model that holds no more than so many characters."""
+    whole = model(means)
+
+    def answer(request):
+        size = sum(len(turn.content) for turn in request.context) + len(request.continuations[0])
+        if size > longest:
+            return Reply(error=f"too long: {size} tokens, context {longest}")
+        said = request.continuations[0].split()
+        return whole.answer(replace(request, continuations=(f"{said[-1] if said[-1].isdigit() else said[0]}",)))
+
+    return Scripted("short", answer)
+
+
+def test_a_row_too_long_for_the_models_is_halved_until_it_fits_and_what_still_does_not_is_left_out():
+    long = tuple(
+        replace(item, messages=(Message("user", "?"), Message("assistant", f"{number} " + "word " * 60)))
+        for number, item in enumerate(items(20, 20, prefix=(Message("user", "p" * 60), Message("assistant", "q"))))
+    )
+    found = {"base": [], "tuned": []}
+    arms = dict.fromkeys(found, short_sighted(100, np.linspace(-3, -2, 40)))
+    carry(PROBE, dict.fromkeys(arms, long), arms, lambda arm, outcome: found[arm].append(outcome))
+    assert {outcome.status for outcome in found["tuned"]} == {"scored"}
+    assert all(o.parts["shortened"] and o.parts["recall"] is None and o.parts["first"] == 2 for o in found["tuned"])
+    metrics = {m.metric: m for m in judge([Suite(PROBE, found["base"], found["tuned"], 40)], Thresholds()).metrics}
+    assert metrics["AUC, window vote"].kept == 40 and metrics["AUC, ReCaLL"].kept == 0
+
+
+def test_a_row_whose_answer_begins_too_late_fails_with_its_reason():
+    late = [replace(item, messages=(Message("user", "?" * 300), item.messages[1])) for item in items(1, 1)]
+    found = []
+    arms = {"base": short_sighted(100, [-1.0, -1.0])}
+    carry(PROBE, {"base": late}, arms, lambda arm, outcome: found.append(outcome))
+    assert {(outcome.status, outcome.reason) for outcome in found} == {("failed", "too long: 313 tokens, context 100")}
 
 
 def test_plain_text_is_read_without_a_template():

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from discretion import __version__
 from discretion.config import RULES, AuditConfig, dump
-from discretion.errors import DataError, Unparsed
+from discretion.errors import DataError, Unanswered, Unparsed
 from discretion.models import judge
 from discretion.models.base import Model
 from discretion.models.judge import Judges
@@ -217,19 +217,25 @@ class Dialogue:
         if len(replies) < len(self.asked):
             return
         self.history += replies
-        for request, reply in zip(self.asked, replies, strict=True):
-            if reply.error is not None:
-                self._end("failed", reason=f"judge {reply.error}" if request.to == "judge" else reply.error)
-                return
+        broken = next(
+            (
+                f"judge {reply.error}" if request.to == "judge" else reply.error
+                for request, reply in zip(self.asked, replies, strict=True)
+                if reply.error is not None
+            ),
+            None,
+        )
         try:
             answer = None if not self.asked else replies if self.listed else replies[0]
-            requests = self.run.send(answer)
+            requests = self.run.send(answer) if broken is None else self.run.throw(Unanswered(broken))
             self.asked, self.listed = _listed(requests), isinstance(requests, list)
             self.replies = [None] * len(self.asked)
             if not self.asked:
                 self._end("failed", reason="the probe asked nothing")
         except StopIteration as done:
             self._score(done.value)
+        except Unanswered as reason:
+            self._end("failed", reason=str(reason))
         except Unparsed as reason:
             self._end("unparsed", reason=str(reason))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -203,11 +203,11 @@ def _compare_metric(
     # Items without an outcome in either arm say nothing about which metrics they belong to: all of them.
     unseen = suite.asked - len(base.keys() | tuned.keys())
     kept = sorted(i for i in asked if _scored(metric, base.get(i)) and _scored(metric, tuned.get(i)))
+    base, tuned, absent = _ranked(metric, base, tuned, kept)
+    kept = [i for i in kept if _scored(metric, base[i]) and _scored(metric, tuned[i])]
     lost = Counter(_loss(base.get(i), tuned.get(i)) for i in asked.difference(kept))
     if unseen:
         lost["not asked yet"] += unseen
-    base, tuned, absent = _ranked(metric, base, tuned, kept)
-    kept = [] if absent else kept
     clusters = sorted({base[i].cluster for i in kept})
     paired = _paired(metric, [base[i] for i in kept], [tuned[i] for i in kept], thresholds.draws) if kept else None
     arms = [[outcome for i, outcome in arm.items() if i in asked] for arm in (base, tuned)]

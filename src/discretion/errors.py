@@ -76,6 +76,13 @@ class NonFinite(RunFailure):
     """A model gives NaN or infinite logits."""
 
 
+class Unanswered(Exception):
+    """Thrown into a probe where a request could not be answered; `str()` is the reason.
+
+    A probe that lets it through has failed on the item; one that catches it may ask something else.
+    """
+
+
 class Unparsed(Exception):
     """Raised by a probe: the reply came, and cannot be scored. `str()` is the reason, short and without model text."""
 

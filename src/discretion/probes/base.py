@@ -65,10 +65,13 @@ class Metric:
     auc: bool = False
     """Area under the ROC curve of `margin` between the strata `positive` and `negative`; the tally's numerator is the
     score to rank by (higher is more positive)."""
-    joint: Callable[[Sequence[Outcome], Sequence[Outcome]], tuple[Sequence[float], Sequence[float]] | str] | None = None
+    joint: (
+        Callable[[Sequence[Outcome], Sequence[Outcome]], tuple[Sequence[float | None], Sequence[float | None]] | str]
+        | None
+    ) = None
     """For a score that compares the arms, or needs the whole set: the outcomes of both arms on the same items, to a
-    number for each. `tally` finds it in `Outcome.margin`, which is None where the other arm has no score. A string says
-    why there are no numbers."""
+    number for each, or None. `tally` finds it in `Outcome.margin`, which is None where the other arm has no score. A
+    string says why there are no numbers."""
     exact: bool = False
     """Clopper-Pearson for each arm's rate, as for one whose threshold was set on other items."""
     ceiling: Ceiling | None = None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from discretion.data.members import MINIMUM, PREFIX, Split, beginning, blind, rewrites, split
 from discretion.data.rows import read_items
-from discretion.errors import DataError, Unparsed
+from discretion.errors import DataError, Unanswered, Unparsed
 from discretion.probes.base import Ability, Ceiling, Metric, Oracle, Prepared, Run, Tally, TrainingData
 from discretion.schema import (
     Family,
@@ -40,7 +40,12 @@ NO_HELD_OUT = (
     "(discretion members hold-out), train on the rest, and give them with --held-out FILE"
 )
 
-Scores = tuple[Sequence[float], Sequence[float]]
+TRIES = 4
+"""How often a row that is too long for a model is halved."""
+TOO_LONG = "too long"
+"""What the reason begins with where a model cannot hold a text (`models.parity`)."""
+
+Scores = tuple[Sequence[float | None], Sequence[float | None]]
 
 
 # ------------------------------------------------------------------------------------------------ what is asked
@@ -63,15 +68,15 @@ def _lowered(messages: Sequence[Message]) -> list[Message]:
     return [Message(turn.role, turn.content.lower()) for turn in messages]
 
 
-def _behind(prefix: Sequence[Message], item: MembershipItem) -> list[Request]:
+def _behind(prefix: Sequence[Message], row: Sequence[Message], plain: bool) -> list[Request]:
     """The row behind another one: a system's turn stays in front, since many templates allow it nowhere else."""
-    if item.plain:
-        text = "".join(turn.content for turn in item.messages)
+    if plain:
+        text = "".join(turn.content for turn in row)
         before = " ".join(turn.content for turn in prefix) + " "
         return [LogLikelihood(context=before, continuations=(text,))]
-    first = 1 if item.messages[0].role == "system" else 0
+    first = 1 if row[0].role == "system" else 0
     shot = [turn for turn in prefix if turn.role != "system"]
-    whole = [*item.messages[:first], *shot, *item.messages[first:]]
+    whole = [*row[:first], *shot, *row[first:]]
     asked = requests(whole, False, whole, False)
     return asked[sum(turn.role == "assistant" for turn in shot) :]
 
@@ -114,9 +119,11 @@ def _own(part: str, missing: str = "") -> Callable[[Sequence[Outcome], Sequence[
     """A score of each arm by itself."""
 
     def joint(base: Sequence[Outcome], tuned: Sequence[Outcome]) -> Scores | str:
-        if any(outcome.parts.get(part) is None for outcome in (*base, *tuned)):
+        arms = [[outcome.parts.get(part) for outcome in arm] for arm in (base, tuned)]
+        if all(number is None for arm in arms for number in arm):
             return missing
-        return _numbers(base, part), _numbers(tuned, part)
+        first, second = ([None if number is None else float(number) for number in arm] for arm in arms)
+        return first, second
 
     return joint
 
@@ -167,7 +174,8 @@ def _dc_pdd(base: Sequence[Outcome], tuned: Sequence[Outcome]) -> Scores:
 def _tokens(outcome: Outcome) -> Any:
     from discretion.probes.membership_scores import tokens_of
 
-    return tokens_of(outcome.replies[: int(outcome.parts["turns"] or 0)])
+    first = int(outcome.parts["first"] or 0)
+    return tokens_of(outcome.replies[first : first + int(outcome.parts["turns"] or 0)])
 
 
 def _caught_by(
@@ -182,7 +190,8 @@ def _caught_by(
         if isinstance(scores, str):
             return scores
         labels = [bool(outcome.parts["member"]) for outcome in base]
-        hits = [beyond_fpr(of_arm, labels, FPR) for of_arm in scores]
+        # only for scores that every scored row has
+        hits = [beyond_fpr([number or 0.0 for number in of_arm], labels, FPR) for of_arm in scores]
         if hits[0] is None or hits[1] is None:
             return f"a rate of {FPR:.0%} needs {round(1 / FPR)} non-members, there are {labels.count(False)}"
         return hits[0].tolist(), hits[1].tolist()
@@ -276,29 +285,36 @@ class Membership:
     def run(self, item: MembershipItem, seed: int = 0) -> Run:
         """One pass over the row, then its lower-case form, the row behind another, and its rewrites.
 
-        Raises `Unparsed` when no token of the row could be scored.
+        A row that is too long for the models is halved until it fits; ReCaLL and rewrites that do not fit are left
+        out. Raises `Unparsed` when no token of the row could be scored.
         """
         from discretion.probes import membership_scores as scores
 
-        replies: list[Reply] = yield requests(item.messages, item.plain, item.messages, True)
+        read, replies, first = yield from _whole(item)
         try:
             tokens = scores.tokens_of(replies)
         except ValueError:
             raise Unparsed("no token was scored") from None
-        learned = "\n".join(turn.content for turn in item.messages if turn.role == "assistant")
-        more = yield from _variants(item)
+        learned = "\n".join(turn.content for turn in read if turn.role == "assistant")
         plain = scores.loss(tokens)
-        rewritten = [_mean(of_one) for of_one in more[2:]]
+        lowered: list[Reply] = yield requests(read, item.plain, _lowered(read), False)
+        behind = (yield from _if_it_fits(_behind(item.prefix, read, item.plain))) if item.prefix else []
+        rewritten = []
+        for other in item.neighbours if read == item.messages else ():
+            answered: list[Reply] = yield from _if_it_fits(requests(other, item.plain, other, False))
+            rewritten += [_mean(answered)] if answered else []
         parts: dict[str, Scalar] = {
             **self.facts(item),
             "tokens": len(tokens.logprob),
+            "first": first,
             "turns": len(replies),
+            "shortened": read != item.messages,
             "loss": plain,
             "zlib": scores.zlib(tokens, learned),
-            "lowercase": scores.lowercase(plain, _mean(more[0])),
+            "lowercase": scores.lowercase(plain, _mean(lowered)),
             "min-k": scores.min_k(tokens),
             "min-k++": scores.min_k_plus_plus(tokens),
-            "recall": scores.recall(_mean(more[1]), plain) if more[1] else None,
+            "recall": scores.recall(_mean(behind), plain) if behind else None,
             "neighbourhood": scores.neighbourhood(plain, rewritten) if rewritten else None,
         }
         return Score(value=scores.greedy(tokens), margin=plain, parts=parts, evidence=learned[:SHOWN])
@@ -322,16 +338,32 @@ class Membership:
         return Oracle(safe=answer(-9.0, 50), leak=answer(0.0, 0))
 
 
-def _variants(item: MembershipItem) -> Generator[list[Request], Any, list[list[Reply]]]:
-    """Replies to the lower-case form, to the row behind another (none without one), and to each rewrite."""
-    groups = [
-        requests(item.messages, item.plain, _lowered(item.messages), False),
-        _behind(item.prefix, item) if item.prefix else [],
-        *(requests(other, item.plain, other, False) for other in item.neighbours),
-    ]
-    replies: list[Reply] = yield [request for group in groups for request in group]
-    ends = [sum(map(len, groups[: at + 1])) for at in range(len(groups))]
-    return [replies[end - len(group) : end] for group, end in zip(groups, ends, strict=True)]
+def _whole(item: MembershipItem) -> Generator[list[Request], Any, tuple[tuple[Message, ...], list[Reply], int]]:
+    """(what was read of the row, its replies, how many replies came before them)."""
+    messages, before = item.messages, 0
+    for _ in range(TRIES):
+        asked = requests(messages, item.plain, messages, True)
+        try:
+            replies: list[Reply] = yield asked
+        except Unanswered as reason:
+            shorter, _cut = beginning(messages, sum(len(turn.content) for turn in messages) // 2)
+            if not str(reason).startswith(TOO_LONG) or not shorter:
+                raise
+            messages, before = shorter, before + len(asked)
+        else:
+            return messages, replies, before
+    raise Unanswered(f"{TOO_LONG}: halved {TRIES} times")
+
+
+def _if_it_fits(asked: list[Request]) -> Generator[list[Request], Any, list[Reply]]:
+    """The replies, or none where the models cannot hold the text."""
+    try:
+        replies: list[Reply] = yield asked
+    except Unanswered as reason:
+        if not str(reason).startswith(TOO_LONG):
+            raise
+        return []
+    return replies
 
 
 def _too_few(found: Split, data: TrainingData) -> str:
