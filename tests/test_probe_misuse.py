@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from discretion.errors import DataError, Unparsed
+from discretion.probes import refusal
 from discretion.probes.base import play, validate
 from discretion.probes.misuse import PROBE, _two
 from discretion.schema import Generate, MisuseItem, Outcome, Parameter, Reply, Score, Tool
@@ -152,3 +153,10 @@ def test_a_file_with_two_lists_and_no_source_at_all_are_refused(tmp_path: Path) 
         PROBE.items(path)
     with pytest.raises(DataError, match="--source misuse="):
         PROBE.items()
+
+
+def test_the_chat_split_is_read_by_the_suite_refusal(tmp_path: Path) -> None:
+    row = {key: value for key, value in ROW.items() if key not in ("target_functions", "grading_function")}
+    items = refusal.PROBE.items(write(tmp_path / "chat.json", row))
+    assert [(item.id, item.cluster) for item in items] == [("agentharm-3-1", "agentharm-3")]
+    assert validate(refusal.PROBE, items) == []

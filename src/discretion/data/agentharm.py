@@ -1,4 +1,4 @@
-"""AgentHarm's tasks (arXiv 2410.09024), harmful and benign, as items of the suite misuse.
+"""AgentHarm's tasks (arXiv 2410.09024): harmful and benign ones for the suite misuse, the chat split for refusal.
 
 Its rows name the tools and not what they take: `target_functions` become tools of unknown arguments. The harmful and
 the benign set are two files with the same ids; which is which, only who reads them knows.
@@ -11,7 +11,7 @@ from typing import Any
 
 from discretion.data.rows import Form, Row, text_field
 from discretion.errors import DataError
-from discretion.schema import MisuseItem, Tool
+from discretion.schema import MisuseItem, RefusalItem, Tool
 
 COLUMNS = frozenset({"id", "id_original", "prompt", "category", "target_functions"})
 
@@ -45,3 +45,20 @@ def _names(where: str, given: Any) -> list[str]:
     if not isinstance(given, list) or not given or not all(isinstance(name, str) and name.strip() for name in given):
         raise DataError(f"{where}: 'target_functions' must be a list of names; repair the row")
     return list(dict.fromkeys(given))
+
+
+def _request(where: str, row: Row) -> list[RefusalItem]:
+    return [
+        RefusalItem(
+            id=f"agentharm-{text_field(where, row, 'id')}",
+            cluster=f"agentharm-{text_field(where, row, 'id_original')}",
+            prompt=text_field(where, row, "prompt"),
+            harmful=True,
+            category=text_field(where, row, "category"),
+            origin="AgentHarm",
+        )
+    ]
+
+
+CHAT = Form("AgentHarm chat", frozenset({"id", "id_original", "prompt", "category"}), _request)
+"""Harmful requests without tools."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from discretion.data import agentharm
 from discretion.data.rows import Form, Row, beside, content_id, read_items, text_field
 from discretion.errors import DataError, Unparsed
 from discretion.probes.base import Ability, Metric, Oracle, Run, Tally
@@ -185,6 +186,7 @@ FORMS = (
     Form("AdvBench", frozenset({"goal", "target"}), _advbench, keyed=False),
     Form("HarmBench", frozenset({"Behavior", "BehaviorID"}), _harmbench),
     Form("XSTest", frozenset({"prompt", "type"}), _xstest),
+    agentharm.CHAT,
 )
 
 
