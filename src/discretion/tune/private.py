@@ -25,6 +25,8 @@ from discretion.tune.tokens import IGNORED, Encoded
 from discretion.tune_config import Privacy, TuneConfig
 
 ACCOUNTANT = "prv"
+LEAST_NOISE, MOST_NOISE = 0.1, 1e4
+"""Noise multipliers between which one is looked for."""
 LOOKED_AT = 256
 """Rows whose loss is read before and after."""
 OnStep = Callable[[int, int, float], None]
@@ -128,28 +130,31 @@ def train(
 
 
 def _noise(epsilon: float, delta: float, rate: float, steps: int) -> tuple[float, float]:
-    """(least noise multiplier that keeps within epsilon, to half a percent, what is then spent).
+    """(least noise multiplier that keeps within epsilon, to one percent, what is then spent).
 
-    Searched below what Rényi accounting asks for, which is quick and always enough.
+    The accountant's figure is an upper bound, and never less than its own error of 0.01.
     """
     from opacus.accountants import create_accountant
-    from opacus.accountants.utils import get_noise_multiplier
 
     def spent(noise: float) -> float:
         accountant = create_accountant(ACCOUNTANT)
         accountant.history = [(noise, rate, steps)]
-        return float(accountant.get_epsilon(delta=delta))
+        try:
+            return float(accountant.get_epsilon(delta=delta))
+        except ValueError:
+            raise ConfigError(f"--delta {delta:g}: too small for the accountant to tell; give a larger one") from None
 
-    try:
-        high = get_noise_multiplier(
-            target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps, accountant="rdp"
-        )
-    except ValueError:
-        raise ConfigError(
-            f"--epsilon {epsilon:g}: no noise keeps {steps} steps within it; take fewer steps, or spend more"
-        ) from None
-    low, found = 0.7 * high, spent(high)
-    while high - low > 0.005 * high:
+    high = 1.0
+    while not (found := spent(high)) <= epsilon:
+        high *= 2
+        if high > MOST_NOISE:
+            raise ConfigError(
+                f"--epsilon {epsilon:g}: no noise keeps {steps} steps within it; take fewer steps, or spend more"
+            )
+    low = high / 2
+    while low > LEAST_NOISE and (now := spent(low)) <= epsilon:
+        high, found, low = low, now, low / 2
+    while high - low > 0.01 * high:
         middle = (low + high) / 2
         now = spent(middle)
         if now <= epsilon:
