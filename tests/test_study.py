@@ -126,6 +126,17 @@ def test_rows_held_out_go_to_the_memorisation_suites_and_never_to_training(tmp_p
         train, held = (Path(options[name]) for name in ("train_data", "held_out"))
         assert [len(path.read_text().splitlines()) for path in (train, held)] == [400, 100]
         assert {path.stat().st_mode & 0o777 for path in (train, held)} == {0o600}
+    manifest = json.loads(train.with_suffix(".json").read_text())
+    assert manifest["sets"]["support"] | {"seed": 0} == {
+        "source": "recipe:support",
+        "form": "recipe",
+        "read": 500,
+        "used": 500,
+        "left_out": {},
+        "seed": 0,
+    }
+    assert manifest["steps"] == [{"redact": {"style": "surrogate", "scope": "dataset"}}]
+    assert (manifest["rows"], manifest["held"], manifest["digest"]) == (400, 100, arm.digest)
 
 
 # ------------------------------------------------------------------------------------------------ bad files

@@ -20,7 +20,7 @@ from discretion import __version__
 from discretion import audit as auditing
 from discretion.config import AuditConfig
 from discretion.data.selecting import hold_out
-from discretion.data.sets import read_set
+from discretion.data.sets import load_set
 from discretion.data.transforms import Row, apply, rows_digest
 from discretion.errors import ConfigError
 from discretion.schema import digest, to_json
@@ -44,6 +44,8 @@ class Arm:
     rows: tuple[Row, ...] = field(repr=False)
     held: tuple[Row, ...] = field(repr=False)
     """Kept from training; empty where none are."""
+    made: Mapping[str, Any] = field(default_factory=dict)
+    """How: sets read, with what was left out, steps, seed. Plain JSON."""
 
     @cached_property
     def digest(self) -> str:
@@ -197,24 +199,32 @@ def _arm(config: StudyConfig, coordinates: Mapping[str, str], made: dict[Any, Ar
         steps = [*data.transforms, *(step for name, level in levels for step in config.factors[name][level])]
 
         def rows_of(name: str) -> tuple[Row, ...]:
-            return _source(config, name, seed, made)
+            return _source(config, name, seed, made).rows
 
         rows, held = list(rows_of(coordinates["data"])), list[Row]()
         if data.held_out is not None:
             held = hold_out(rows, share=data.held_out, keep="held out", seed=seed)
             rows = hold_out(rows, share=data.held_out, seed=seed)
             held = apply(held, [s for s in steps if s.name in REWRITES], seed=seed, rows_of=rows_of)
-        made[key] = Arm(tuple(apply(rows, steps, seed=seed, rows_of=rows_of)), tuple(held))
+        names = dict.fromkeys((coordinates["data"], *(other for step in steps for other in step.others)))
+        how = {
+            "sets": {name: _source(config, name, seed, made).made for name in names},
+            "steps": [{step.name: dict(step.parameters)} for step in steps],
+            "held_out": data.held_out,
+            "seed": seed,
+        }
+        made[key] = Arm(tuple(apply(rows, steps, seed=seed, rows_of=rows_of)), tuple(held), how)
     return made[key]
 
 
-def _source(config: StudyConfig, name: str, seed: int, made: dict[Any, Arm]) -> tuple[Row, ...]:
+def _source(config: StudyConfig, name: str, seed: int, made: dict[Any, Arm]) -> Arm:
     data = config.data[name]
     drawn = seed if data.draw == "each seed" else data.seed
     key = ("set", data.set, data.form, data.n, drawn)
     if key not in made:
-        made[key] = Arm(tuple(read_set(data.set, form=data.form, n=data.n, seed=drawn)), ())
-    return made[key].rows
+        rows, facts = load_set(data.set, form=data.form, n=data.n, seed=drawn)
+        made[key] = Arm(tuple(rows), (), {**to_json(facts), "seed": drawn})
+    return made[key]
 
 
 def _file(arm: Arm) -> str:
@@ -222,13 +232,15 @@ def _file(arm: Arm) -> str:
 
 
 def write_rows(made: Plan) -> None:
-    """The rows of all arms into the study's folder, mode 0600, where they are not there yet."""
+    """The rows of all arms into the study's folder, mode 0600, each with a manifest of how they were made."""
     folder = made.out / "data"
     make_private(folder)
     for name, arm in made.arms.items():
         for path, rows in ((folder / name, arm.rows), (_held(folder / name), arm.held)):
             if rows and not path.exists():
                 write_private(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        manifest = {**arm.made, "rows": len(arm.rows), "held": len(arm.held), "digest": arm.digest}
+        write_private((folder / name).with_suffix(".json"), json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def _held(rows: Path) -> Path:
