@@ -116,6 +116,19 @@ def test_every_container_gives_the_same_rows(tmp_path: Path) -> None:
         assert [row for _, row in rows(tmp_path / source)] == wanted
 
 
+def test_a_saved_folder_is_read_without_the_library_and_as_the_library_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_list([{"a": n, "b": {"label": ["A", "B"], "text": ["x", str(n)]}} for n in range(5)])
+    data.shuffle(seed=1).select([3, 0, 2]).save_to_disk(tmp_path / "chosen", num_shards=2)
+    data.with_format(columns=["a"]).save_to_disk(tmp_path / "format")
+    known = {name: list(datasets.load_from_disk(str(tmp_path / name))) for name in ("chosen", "format")}
+    assert [row for _, row in rows(tmp_path / "format")] == known["format"] == [{"a": n} for n in range(5)]
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert [row for _, row in rows(tmp_path / "chosen")] == known["chosen"]
+
+
 def test_a_folder_with_two_data_sets_is_ambiguous(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", '{"a": 1}')
     assert len(rows(tmp_path)) == 1
