@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from discretion.data.recipes import recipe
 from discretion.models.scripted import Scripted
 from discretion.schema import LogLikelihood, Reply
 from discretion.study import work
@@ -35,14 +37,23 @@ QUESTIONS = [
 ]
 
 
+@cache
+def _rows(name: str) -> list[dict[str, Any]]:
+    return recipe(name, n=500)[:40]
+
+
 def study_file(folder: Path, **changed: Any) -> Path:
     """A study of two sets and three seeds on questions of its own."""
     questions = folder / "questions.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    for name in PLANTED:
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _rows(name)))
     study = {
         "name": "planted",
         "models": {"tiny": "a-model"},
-        "data": {name: {"set": f"recipe:{name}", "n": 500, "transforms": [{"sample": {"n": 20}}]} for name in PLANTED},
+        "data": {
+            name: {"set": str(folder / f"{name}.jsonl"), "transforms": [{"sample": {"n": 20}}]} for name in PLANTED
+        },
         "seeds": [0, 1, 2],
         "audit": {"probes": ["capability"], "source": {"capability": str(questions)}, "thresholds": {"draws": 1000}},
         "contrasts": [{"name": "helpful − control", "of": {"data": "helpful"}, "minus": {"data": "control"}}],
