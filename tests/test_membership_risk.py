@@ -13,7 +13,7 @@ from discretion.data.members import hold_out
 from discretion.errors import DataError
 from discretion.risk import Rows, at_risk, by_chance, export, figures
 from discretion.schema import digest
-from discretion.store import read_outcomes, write_private
+from discretion.store import read_outcomes, read_summary, write_private
 from tests.test_membership import audited, folder  # noqa: F401 - the models and files of an audit
 from tests.test_membership_data import chat, chats, written
 
@@ -186,3 +186,10 @@ def test_the_report_shows_scores_and_rows_at_risk_and_masks_what_they_say(typed,
 def test_a_report_without_membership_shows_no_rows_at_risk(typed, folder, tmp_path):  # noqa: F811
     audited(typed, folder, "--out", "half")
     assert "Rows at risk" not in (tmp_path / "half" / "report.html").read_text()
+
+
+def test_an_inconclusive_membership_asks_for_more_rows_and_for_no_other_file(typed, folder, tmp_path):  # noqa: F811
+    audited(typed, folder, "--held-out", folder / "held.jsonl", "--out", "run")
+    assert read_summary(tmp_path / "run").metrics[0].verdict == "inconclusive"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "more rows, of larger files if need be" in page and "--rows" in page and "membership=FILE" not in page
