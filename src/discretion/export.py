@@ -276,6 +276,7 @@ def write_jsonl(run: Path, file: Path, *, reveal: bool = False, note: Note = lam
             {
                 "messages": [{"role": role, "content": shown.text(text)} for role, text in _messages(e.request)]
                 or None,
+                "to": getattr(e.request, "to", None),
                 "continuations": [shown.text(c) for c in getattr(e.request, "continuations", ())] or None,
                 "text": None if e.reply.text is None else shown.text(e.reply.text),
                 "logprobs": e.reply.logprobs,
