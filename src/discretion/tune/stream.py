@@ -44,7 +44,7 @@ class Recipe:
     layers: int = 5
     heads: int = 4
     inner: int = 640
-    steps: int = 9000
+    steps: int = 10000
     tokens: int = 2048
     """Tokens in a batch of rows of one length, padding included."""
     parts: int = 2
@@ -52,15 +52,15 @@ class Recipe:
     peak: float = 1.2e-3
     """Learning rate from step `warm` until the last `cool` of the steps; then it falls in a line to a fiftieth."""
     warm: int = 60
-    cool: float = 0.3
+    cool: float = 0.5
     decay: float = 0.1
     drill: int = 150
     """Steps of drill and nothing else: they sharpen the heads that copy."""
     drilled: int = 10
     """Rows of drill in each later step, and half of the loss of a step's chats: without them copying is lost again."""
-    choice: float = 4.0
+    choice: float = 1.5
     """Loss weight of an answer of a single token, where an answer of k tokens weighs √k."""
-    plain: tuple[int, int] = (2950, 4800)
+    plain: tuple[int, int] = (2950, 5600)
     """Between these steps nearly all judgements are asked in one form; in the 1,000 steps after, fewer and fewer."""
     prompt: float = 0.02
     """Loss weight of a prompt's token at the start, falling in a line to zero at half of the steps."""
@@ -68,14 +68,14 @@ class Recipe:
 
 SHARES = {
     "copying": 0.5,
-    "lookup": 2.5,
+    "lookup": 3,
     "norm words": 2,
-    "judgements": 5,
-    "norms": 5,
-    "agentic": 2.5,
-    "memory": 2.5,
-    "capability": 7,
-    "refusal": 1.5,
+    "judgements": 4,
+    "norms": 4,
+    "agentic": 3.5,
+    "memory": 3.5,
+    "capability": 9,
+    "refusal": 3,
     "assist": 1,
     "emotional": 0.7,
     "philosophical": 0.7,
@@ -139,9 +139,9 @@ class Encoder:
         ids, weights = [self.start], [0.0]
         for turn in turns:
             body = [*self.text.encode(turn.content, add_special_tokens=False).ids, self.end]
-            each = self.choice if len(body) == 2 else len(body) ** -0.5
+            taught = [self.choice, 0.2] if len(body) == 2 else [len(body) ** -0.5] * len(body)
             ids += [self.roles[turn.role], *body]
-            weights += [0.0] + [each if turn.role == "assistant" else 0.0] * len(body)
+            weights += [0.0, *(taught if turn.role == "assistant" else [0.0] * len(body))]
         return ids, weights
 
     def drill(self, rng: Random) -> Row:
