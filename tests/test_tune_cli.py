@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -61,6 +62,18 @@ def test_the_plan_counts_the_steps_that_are_then_done(typed, base, rows):
     }
 
 
+def test_a_private_tuning_says_what_it_spent_and_whether_it_trained(typed, base, rows, monkeypatch):
+    from discretion.tune import private
+
+    monkeypatch.setattr(private, "_noise", lambda *asked: (1.0, 3.0))
+    words = ("tune", "--base", base, "--data", rows, "--out", "t", "--epsilon", 4, "--clip", 0.5, *SHORT)
+    code, out, _ = typed(*words)
+    assert code == 0
+    assert "private: epsilon 3.000 at delta 0.0125 per row (noise multiplier 1.000, 8 rows, 2 steps); " in out
+    made = json.loads((Path("t") / "manifest.json").read_text())
+    assert made["identity"]["recipe"]["privacy"]["clip"] == made["privacy"]["clip"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -69,6 +82,7 @@ def test_the_plan_counts_the_steps_that_are_then_done(typed, base, rows):
         (["--method", "full", "--dtype", "float16"], "--dtype float16 cannot train every weight"),
         (["--data", "recipe:helpfull"], "did you mean 'helpful'?"),
         (["--base", "/no/such"], "no such folder"),
+        (["--epsilon", 1, "--packing"], "--packing True is not there for private tuning"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_code_2(typed, base, rows, words, said):

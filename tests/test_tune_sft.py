@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -277,3 +279,26 @@ def test_the_libraries_say_nothing(base, tmp_path, capfd):
 def test_the_manifest_names_no_text_of_the_rows(base, tmp_path):
     out = tune(ROWS, config(base), tmp_path / "out")
     assert "plus five" not in json.dumps(json.loads((out / "manifest.json").read_text()))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_batch(base, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    folder = Path(sys.executable).parent
+    words = ["tune", "--base", base, "--data", tmp_path / "rows.jsonl", "--max-steps", 4, "--device", "cpu"]
+    words += ["--dtype", "float32", "--checkpoint-every", 2]
+    for name, batch, before in (("one", 8, []), ("two", 4, [folder / "torchrun", "--nproc_per_node", 2])):
+        subprocess.run(
+            [
+                str(word)
+                for word in (*before, folder / "discretion", *words, "--batch", batch, "--out", tmp_path / name)
+            ],
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+    one, two = (read_tuning(tmp_path / name) for name in ("one", "two"))
+    assert (one.devices, two.devices) == (1, 2)
+    assert two.losses == pytest.approx(one.losses, rel=1e-5)
+    assert two.checkpoints == ("step-2", "step-4")
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "one", "two"}

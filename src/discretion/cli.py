@@ -22,6 +22,7 @@ import yaml
 
 from discretion import __version__
 from discretion.cli_data import canaries, pii_replace, pii_restore, screen
+from discretion.cli_generate import generate
 from discretion.cli_judge import judges
 from discretion.cli_members import members
 from discretion.cli_options import configured
@@ -42,6 +43,7 @@ pii.command("replace")(pii_replace)
 pii.command("restore")(pii_restore)
 app.add_typer(canaries, name="canaries")
 app.command()(screen)
+app.command()(generate)
 app.add_typer(members, name="members")
 
 studies = typer.Typer(
@@ -186,6 +188,8 @@ def tune(
         for reason, count in facts.left_out.items():
             progress.note(f"{data}: {count} of {facts.read} rows left out: {reason}")
         folder = sft.tune(chats, resolved, out, on_progress=_told(progress))
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes the first one speaks
     made = sft.read_tuning(folder)
     if as_json:
         print(json.dumps(to_json(made) | {"out": str(folder)}, indent=2))
@@ -194,6 +198,8 @@ def tune(
         losses = f"loss {made.losses[0]:.3f} to {made.losses[-1]:.3f} nats"
         where = f"{made.loss_share:.0%} of the tokens ({made.loss_from})"
         print(f"{made.steps} steps on {made.rows} rows in {speed}; {losses} on {where}")
+        if made.privacy is not None:
+            print(made.privacy.sentence)
         print(folder)
     print(
         "next: " + shlex.join(["discretion", "audit", "--base", resolved.base, "--tuned", str(folder)]), file=sys.stderr

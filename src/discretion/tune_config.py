@@ -203,6 +203,18 @@ class Privacy:
     chance_agreement: float
     """Three standard deviations of that cosine for an update of noise alone."""
 
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        how = f"noise multiplier {self.noise_multiplier:.3f}, {self.units} {self.unit}s, {self.steps} steps"
+        agreed = "not compared" if self.agreement is None else f"cosine {self.agreement:.3f}"
+        trained = "trained" if self.trained else "DID NOT TRAIN"
+        return (
+            f"private: epsilon {self.epsilon:.3f} at delta {self.delta:.2g} per {self.unit} ({how}); {trained}: loss "
+            f"{self.loss_before:.3f} to {self.loss_after:.3f}, with the run without noise {agreed}"
+            + ("" if self.secret else "; the seed of the noise was given, so nothing is guaranteed to who knows it")
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:

@@ -27,7 +27,7 @@ import torch
 from transformers import AutoConfig, TrainerCallback
 
 from discretion import __version__
-from discretion.errors import DataError, MissingExtra, ModelError, NonFinite
+from discretion.errors import ConfigError, DataError, MissingExtra, ModelError, NonFinite
 from discretion.models import loading
 from discretion.models.parity import Text
 from discretion.schema import SCHEMA_VERSION, digest, from_json, to_json
@@ -195,6 +195,8 @@ def _privately(
     from peft import get_peft_model
     from transformers import set_seed
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("private tuning in several processes: the draws of each would be its own; start one process")
     set_seed(config.seed)
     adapted = get_peft_model(model, lora(config))
 
@@ -288,7 +290,7 @@ def _device(config: TuneConfig) -> str:
     if device == "cuda" and torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         raise ModelError(
             f"device cuda: {torch.cuda.device_count()} are visible to one process; show one (CUDA_VISIBLE_DEVICES=0), "
-            "or use all: accelerate launch $(which discretion) tune ..."
+            "or use all: torchrun --nproc_per_node N $(which discretion) tune ..."
         )
     return device
 
