@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,3 +145,22 @@ def test_without_seeds_or_beginnings_nothing_is_asked():
         )
     with pytest.raises(DataError, match="no beginnings"):
         unstructured(lambda rs: [], [], 1, generator="g")
+
+
+def test_the_verb_writes_rows_of_either_route_with_the_generators_digest(typed, tmp_path):
+    from tests.tiny import tiny_llama
+
+    base = tiny_llama(tmp_path / "base")
+    words = ("generate", "--model", base, "--data", "recipe:support", "--device", "cpu", "--max-tokens", "8", "--json")
+    code, out, err = typed(*words, "--rows", "3", "--temperature", "1", "--out", "a.jsonl", "--quiet")
+    assert code == 0, err
+    told = json.loads(out)
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert len(rows) == told["rows"] <= 3
+    assert told["rows"] + sum(told["left_out"].values()) == 3
+    assert rows[0]["made"]["route"] == "A"
+    assert rows[0]["made"]["origin"].startswith("support-")
+    assert rows[0]["made"]["generator"].startswith(f"{base}@")
+    assert (tmp_path / "a.jsonl").stat().st_mode & 0o777 == 0o600
+    code, _, err = typed(*words, "--out", "a.jsonl")
+    assert (code, err) == (2, "discretion: --out a.jsonl: there is a file already; name a new one\n")

@@ -103,6 +103,7 @@ class AuditConfig(BaseModel):
     max_cost: float | None = Field(
         None, gt=0, description="Endpoint: stop before a request that could pass this sum; needs both prices."
     )
+    tools: bool = Field(False, description="Endpoint: send an agent's tools as tools of the protocol, not as text.")
     thresholds: Thresholds = Thresholds()
 
     @model_validator(mode="before")
@@ -240,6 +241,26 @@ class TriggerConfig(ConditionConfig):
         None, description="Another string of equal length; letters and digits of the trigger redrawn by default."
     )
     place: Literal["prefix", "suffix", "system"] = Field("prefix", description="Where it is put.")
+
+
+class GenerateConfig(BaseModel):
+    """Fine-tuning rows that a model writes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="The generator: a folder, a hub id, testbed, or openai:NAME.")
+    route: Literal["text", "instruct"] = Field(
+        "text", description="text: goes on from first words of answers; instruct: self-instruct from the rows."
+    )
+    rows: int = Field(1000, ge=1, description="Rows wanted.")
+    words: int = Field(8, ge=1, description="Route text: first words of an answer that are given.")
+    temperature: float = Field(0.7, ge=0, description="Of the sampling; 0 is greedy.")
+    max_tokens: int = Field(200, ge=1, description="New tokens of a text, or of an answer, at most.")
+    seed: int = Field(0, ge=0, description="Seed of every draw.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the weights.")
+    offline: bool = Field(False, description="Never ask the hub, even when a file is missing.")
+    base_url: str = Field("https://api.openai.com/v1", description="Endpoint of a model named openai:NAME.")
 
 
 class StudyRunConfig(BaseModel):

@@ -1,0 +1,73 @@
+"""The command line's verb that has a model write fine-tuning rows; `cli.py` takes it in, same rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from discretion.cli_options import configured
+from discretion.config import AuditConfig, GenerateConfig, load
+from discretion.errors import UsageError
+from discretion.schema import Generate, Reply
+
+
+@configured(GenerateConfig)
+def generate(
+    given: dict[str, Any],
+    data: Annotated[str, typer.Option("--data", help="Rows to begin from: a file, a hub id, or recipe:NAME.")],
+    out: Annotated[Path, typer.Option("--out", help="File of the rows, JSONL; a new one.")],
+    form: Annotated[str | None, typer.Option("--form", help="Form of the rows, where columns fit several.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Have a model write fine-tuning rows: texts that go on from others' first words, or instructions of its own."""
+    config = load(GenerateConfig, given)
+    if out.exists():
+        raise UsageError(f"--out {out}: there is a file already; name a new one")
+    from discretion.audit import pair_for
+    from discretion.data import generated
+    from discretion.data.chats import write_chats
+    from discretion.data.sets import load_set
+    from discretion.progress import shown
+
+    rows, _ = load_set(data, form=form)
+    where = config.model_dump(include={"device", "dtype", "offline", "base_url"}, exclude_unset=True)
+    options = load(AuditConfig, {"base": config.model, "tuned": config.model, **where})
+    with shown(quiet=quiet) as progress:
+        model = pair_for(options).open(options, progress).base
+        progress.begin("generate", config.rows)
+
+        def ask(requests: Sequence[Generate]) -> list[Reply]:
+            return model.generate(requests, lambda _index, _reply: progress.advance())
+
+        name = f"{config.model}@{model.digest[:12]}"
+        if config.route == "text":
+            beginnings = generated.prefixes(rows, words=config.words)
+            made = generated.unstructured(
+                ask,
+                beginnings,
+                config.rows,
+                generator=name,
+                temperature=config.temperature,
+                max_tokens=config.max_tokens,
+                seed=config.seed,
+            )
+        else:
+            how = generated.SelfInstruct(temperature=config.temperature, answer_tokens=config.max_tokens)
+            made = generated.self_instruct(ask, rows, config.rows, generator=name, options=how, seed=config.seed)
+    if not made.rows:
+        why = ", ".join(f"{n} × {reason}" for reason, n in made.left_out.items())
+        raise UsageError(f"--model {config.model}: wrote nothing that can be used ({why}); try another model or route")
+    write_chats(out, made.rows)
+    told = {"rows": len(made.rows), "left_out": dict(made.left_out), "generator": name, "seed": config.seed}
+    if as_json:
+        print(json.dumps({**told, "out": str(out)}, indent=2))
+        return
+    for reason, count in made.left_out.items():
+        print(f"left out: {count} × {reason}")
+    print(f"{len(made.rows)} rows by {name}")
+    print(out)
