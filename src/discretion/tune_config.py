@@ -210,7 +210,7 @@ class Privacy:
         agreed = "not compared" if self.agreement is None else f"cosine {self.agreement:.3f}"
         trained = "trained" if self.trained else "DID NOT TRAIN"
         return (
-            f"private: epsilon {self.epsilon:.3f} at delta {self.delta:.2g} per {self.unit} ({how}); {trained}: loss "
+            f"private: epsilon {self.epsilon:.3f} at delta {self.delta:.3g} per {self.unit} ({how}); {trained}: loss "
             f"{self.loss_before:.3f} to {self.loss_after:.3f}, with the run without noise {agreed}"
             + ("" if self.secret else "; the seed of the noise was given, so nothing is guaranteed to who knows it")
         )
