@@ -49,10 +49,10 @@ class Notes(Quiet):
         self.lines.append(text)
 
 
-def opened(server, progress=None, **limits):
+def opened(server, progress=None, tools=False, **limits):
     return remote.open_arms(
         "openai:small", "openai:ft:small", url=server.url, limits=Limits(**{**LIMITS, **limits}),
-        progress=progress or Quiet(),
+        progress=progress or Quiet(), tools=tools,
     )  # fmt: skip
 
 

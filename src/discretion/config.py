@@ -21,7 +21,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
 """Those asked by default: they have items of their own."""
-MEMORISATION_PROBES = ("extraction", "membership")
+MEMORISATION_PROBES = ("extraction", "membership", "sampling")
 """Those whose items are made of the training data; `--train-data` turns them on."""
 JUDGED_PROBES = ("agentic", "memory", "refusal", "secrets", "misuse", "incontext", "trigger")
 """Those that ask a judge where there is one."""

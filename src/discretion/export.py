@@ -21,7 +21,7 @@ from discretion.audit import ARMS, Dialogue, Planned, plan
 from discretion.compare import summarise
 from discretion.config import AuditConfig, load
 from discretion.errors import DiscretionError
-from discretion.models.action import THROUGH_TEMPLATE, json_schema
+from discretion.models.action import THROUGH_PROTOCOL, THROUGH_TEMPLATE, json_schema
 from discretion.probes import MEMORISATION
 from discretion.probes import probe as suite_named
 from discretion.probes.base import Probe
@@ -157,7 +157,7 @@ def _exchanges(probe: Probe, item: Item | None, manifest: Manifest, outcome: Out
 
 def _as_asked(request: Request, manifest: Manifest) -> Request:
     """With real tools, what stood in the place of the text form: tools, messages, and the steps as turns."""
-    real = str(manifest.engine.get("tools", "")).startswith(THROUGH_TEMPLATE)
+    real = manifest.engine.get("tools") in (THROUGH_TEMPLATE, THROUGH_PROTOCOL)
     if not real or not isinstance(request, Generate) or request.tooled is None:
         return request
     tooled = request.tooled

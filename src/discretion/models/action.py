@@ -103,6 +103,7 @@ def _call(value: Mapping[str, Any], before: str, known: Mapping[str, str]) -> Ca
 
 
 THROUGH_TEMPLATE = "through the chat template"
+THROUGH_PROTOCOL = "through the endpoint's protocol"
 """How tools went to a model, as its run's manifest says it; anything else means as text."""
 
 

@@ -26,6 +26,7 @@ ENDPOINT_ONLY = (
     "price_input",
     "price_output",
     "max_cost",
+    "tools",
 )
 
 
@@ -109,7 +110,7 @@ class RemotePair:
     def preview(self, config: AuditConfig) -> Preview:
         from discretion.models import remote
 
-        return remote.preview(config.base, config.tuned, config.base_url)
+        return remote.preview(config.base, config.tuned, config.base_url, tools=config.tools)
 
     def precision(self, config: AuditConfig) -> str:
         return "as the endpoint serves it"
@@ -119,7 +120,12 @@ class RemotePair:
 
         progress.note(f"asking {config.base} and {config.tuned} at {config.base_url}")
         return remote.open_arms(
-            config.base, config.tuned, url=config.base_url, limits=remote.limits(config), progress=progress
+            config.base,
+            config.tuned,
+            url=config.base_url,
+            limits=remote.limits(config),
+            progress=progress,
+            tools=config.tools,
         )
 
 
@@ -136,7 +142,9 @@ def pair_for(config: AuditConfig) -> Pair:
             f"difference may be the server's; serve both, as {ENDPOINT}NAME, or give both as folders or hub ids"
         )
     judge = None if config.judge == RULES else config.judge.startswith(ENDPOINT)
-    without = (LOCAL_ONLY if judge is not False else ("template",)) if any(remote) else () if judge else ENDPOINT_ONLY
+    without = (
+        (LOCAL_ONLY if judge is not False else ("template",)) if any(remote) else ("tools",) if judge else ENDPOINT_ONLY
+    )
     idle = next((name for name in without if _was_given(config, name)), None)
     if idle is not None:
         kind = "models behind an endpoint" if any(remote) else "local models"

@@ -6,6 +6,7 @@ model's answer) is an error in the reply, never a text. No weights are seen: a m
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,22 @@ from typing import Any, Literal, TypeVar
 
 from discretion.config import AuditConfig
 from discretion.errors import ModelError, NotComparable, RunFailure
-from discretion.models.action import Action
+from discretion.models.action import THROUGH_PROTOCOL, Action, chat_rows, json_schema
 from discretion.models.base import OnReply
 from discretion.models.endpoint import RESUMES, Answer, Call, Endpoint, Limits, Problem, mapping
 from discretion.progress import Progress
-from discretion.schema import Generate, HiddenStates, Kind, LogLikelihood, Message, Reply, Request, Sampling, digest
+from discretion.schema import (
+    Generate,
+    HiddenStates,
+    Kind,
+    LogLikelihood,
+    Message,
+    Reply,
+    Request,
+    Sampling,
+    Tooled,
+    digest,
+)
 
 PREFIX = "openai:"
 """What a model's name begins with when it is one of an endpoint."""
@@ -51,6 +63,26 @@ def _chat(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
 
 
+def _with_tools(tooled: Tooled) -> dict[str, Any]:
+    """Messages and tools as the protocol has them: arguments are text, and an answer has no tool's name."""
+    rows = chat_rows(tooled)
+    for row in rows:
+        row.pop("name", None)
+        for call in row.get("tool_calls", ()):
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return {"messages": rows, "tools": [json_schema(tool) for tool in tooled.tools]}
+
+
+def _said(message: Mapping[str, Any]) -> Any:
+    """The content, and behind it the first call of a tool as an object with its name and arguments."""
+    content, listed = message.get("content"), message.get("tool_calls")
+    function = mapping(mapping(listed[0]).get("function")) if isinstance(listed, list) and listed else {}
+    if not isinstance(function.get("name"), str):
+        return content
+    call = json.dumps({"name": function["name"], "arguments": function.get("arguments")}, ensure_ascii=False)
+    return f"{content}\n{call}" if isinstance(content, str) and content else call
+
+
 def _size(messages: Sequence[Message]) -> int:
     """Tokens that the prompt cannot exceed: a token is a byte at least, and a template adds a few per turn."""
     return 16 + sum(len(message.content.encode(errors="replace")) + 16 for message in messages)
@@ -61,7 +93,7 @@ def read_text(answer: Answer, sampling: Sampling) -> Reply:
     choice = _choice(answer)
     if choice is None:
         return Reply(error="the endpoint gave no choice")
-    text, finish = mapping(choice.get("message")).get("content"), choice.get("finish_reason")
+    text, finish = _said(mapping(choice.get("message"))), choice.get("finish_reason")
     if finish == "content_filter":
         return Reply(error="the endpoint filtered the answer")
     if not isinstance(text, str):
@@ -157,6 +189,8 @@ class RemoteModel:
     endpoint: Endpoint
     fingerprints: set[str]
     """System fingerprints seen in this session."""
+    tools: bool = False
+    """Tools go through the protocol, where a request has them; else as text."""
 
     def generate(self, requests: Sequence[Generate], on_reply: OnReply | None = None) -> list[Reply]:
         """Text for each request."""
@@ -166,16 +200,19 @@ class RemoteModel:
 
         def call(request: Generate) -> Call:
             sampling = request.sampling
+            real = request.tooled if self.tools else None
+            asked = {"messages": _chat(request.messages)} if real is None else _with_tools(real)
             body: dict[str, Any] = {
                 "model": self.asked_as,
-                "messages": _chat(request.messages),
+                **asked,
                 "temperature": sampling.temperature,
                 "top_p": 1.0,
                 self.limit: sampling.max_tokens,
             }
             if sampling.temperature > 0:
                 body["seed"] = sampling.seed % 2**31  # some servers keep no more of it
-            return Call(body, _size(request.messages), sampling.max_tokens)
+            most = _size(request.messages) if real is None else 16 + len(json.dumps(asked))
+            return Call(body, most, sampling.max_tokens)
 
         return self._answer(
             requests, refuse, call, lambda answer, request: read_text(answer, request.sampling), on_reply
@@ -307,9 +344,10 @@ class Estimate:
         return total
 
 
-def preview(base: str, tuned: str, url: str) -> Estimate:
+def preview(base: str, tuned: str, url: str, *, tools: bool = False) -> Estimate:
     """Without a request. A name is all that identifies a model here: it can change under it."""
-    return Estimate(*(digest([url.rstrip("/"), name.removeprefix(PREFIX)]) for name in (base, tuned)))
+    first, second = (digest([url.rstrip("/"), name.removeprefix(PREFIX)]) for name in (base, tuned))
+    return Estimate(first, second, "the endpoint's own, with tools") if tools else Estimate(first, second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,19 +369,20 @@ class Arms:
             "system_fingerprints": {arm: sorted(model.fingerprints) for arm, model in arms.items()},
             "caution": "a hosted model can change under its name; only the names above were compared",
             "impossible": {**lacking, "hidden_states": NO_HIDDEN},
+            "tools": THROUGH_PROTOCOL if self.base.tools else "as text (ReAct)",
             "concurrency": endpoint.limits.concurrency,
             "this_session": endpoint.account.facts(),
         }
 
 
-def open_arms(base: str, tuned: str, *, url: str, limits: Limits, progress: Progress) -> Arms:
+def open_arms(base: str, tuned: str, *, url: str, limits: Limits, progress: Progress, tools: bool = False) -> Arms:
     """Ask each name one token: does it answer, under which name, with log-probabilities?
 
     Raises `ModelError` for a missing key, an unknown model, no connection; `NotComparable` where two names are
     answered by one model; `MissingExtra` without the client.
     """
     endpoint = Endpoint(url.rstrip("/"), limits, progress)
-    first, second = (open_one(name, endpoint) for name in (base, tuned))
+    first, second = (open_one(name, endpoint, tools=tools) for name in (base, tuned))
     if first.served_as == second.served_as and first.asked_as != second.asked_as:
         raise NotComparable(
             f"{base} and {tuned} are both answered by the model {first.served_as!r}; "
@@ -367,7 +406,7 @@ def limits(config: AuditConfig) -> Limits:
     )
 
 
-def open_one(name: str, endpoint: Endpoint) -> RemoteModel:
+def open_one(name: str, endpoint: Endpoint, *, tools: bool = False) -> RemoteModel:
     """Ask a name one token. Raises `ModelError` where it does not answer."""
     asked = name.removeprefix(PREFIX)
     messages = (Message("user", "Answer with the letter A or B."),)
@@ -388,8 +427,8 @@ def open_one(name: str, endpoint: Endpoint) -> RemoteModel:
             served = _served(last, asked)
             can: frozenset[Kind] = frozenset(("generate", "loglikelihood") if _top(last) else ("generate",))
             # replies that were kept before bounds were marked must not be served
-            known = digest([endpoint.url, asked, served, "bounds marked"])
-            return RemoteModel(name, known, can, asked, served, limit, endpoint, set())
+            known = digest([endpoint.url, asked, served, "bounds marked", *(["tools"] if tools else [])])
+            return RemoteModel(name, known, can, asked, served, limit, endpoint, set(), tools)
         problem = last
         if problem.status not in (400, 422):
             break
