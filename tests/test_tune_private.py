@@ -221,13 +221,13 @@ def test_the_accountant_knows_the_published_figure():
 
 
 def test_users_spend_by_user(base, tmp_path, quickly):
-    out = tune(ROWS, config(base, unit="user", batch=3, check=False), tmp_path / "out")
+    out = tune(ROWS, config(base, unit="user", batch=3, skip_check=True), tmp_path / "out")
     spent = read_tuning(out).privacy
     assert (spent.unit, spent.units, spent.sample_rate, spent.agreement) == ("user", 6, 0.5, None)
 
 
 def test_a_seed_that_was_not_given_is_secret_and_another_each_time(base, tmp_path, quickly):
-    asked = config(base, noise_seed=None, check=False)
+    asked = config(base, noise_seed=None, skip_check=True)
     one, two = (tune(ROWS, asked, tmp_path / name) for name in "ab")
     assert read_tuning(one).privacy.secret
     weights = [load_file(out / "adapter_model.safetensors") for out in (one, two)]
@@ -237,16 +237,16 @@ def test_a_seed_that_was_not_given_is_secret_and_another_each_time(base, tmp_pat
 
 
 def test_the_same_noise_seed_gives_the_same_bits(base, tmp_path, quickly):
-    one, two = (tune(ROWS, config(base, check=False, checkpoint_every=2), tmp_path / name) for name in "ab")
+    one, two = (tune(ROWS, config(base, skip_check=True, checkpoint_every=2), tmp_path / name) for name in "ab")
     for name in ("adapter_model.safetensors", "step-2/adapter_model.safetensors"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
 def test_other_owners_of_the_rows_make_another_tuning(base, tmp_path, quickly):
-    tune(ROWS, config(base, unit="user", check=False, max_steps=1), tmp_path / "out")
+    tune(ROWS, config(base, unit="user", skip_check=True, max_steps=1), tmp_path / "out")
     moved = [{**row, "user": "all"} for row in ROWS]
     with pytest.raises(DataError, match="differs in data"):
-        tune(moved, config(base, unit="user", check=False, max_steps=1), tmp_path / "out")
+        tune(moved, config(base, unit="user", skip_check=True, max_steps=1), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

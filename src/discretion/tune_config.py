@@ -29,7 +29,9 @@ class PrivacyConfig(BaseModel):
     user_column: str = Field("user", description="Private, by user: column of the rows that names the user.")
     rows_per_user: int = Field(8, ge=1, description="Private, by user: use at most N rows of each.")
     clip: float = Field(1.0, gt=0, description="Private: norm to which the gradient of each row, or user, is clipped.")
-    check: bool = Field(True, description="Private: train once more without noise, and compare the two updates.")
+    skip_check: bool = Field(
+        False, description="Private: do not train once more without noise to compare the two updates."
+    )
     noise_seed: int | None = Field(
         None, ge=0, description="Private: seed of noise and sampling, for tests; who knows it can undo the noise."
     )
