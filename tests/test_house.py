@@ -110,6 +110,7 @@ def test_probes_do_not_import_each_other():
         "exposure",
         "extraction",
         "membership",
+        "sampling",
         "agentic",
         "memory",
         "capability",

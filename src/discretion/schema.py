@@ -536,6 +536,22 @@ class CanaryItem:
     origin: str = "own"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleItem:
+    """One text that the model writes freely. One item of the suite `sampling`."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    cluster: str
+    turn: Literal["user", "assistant"]
+    """Whose turn it writes: the first one of a chat, or the answer to a greeting."""
+    identifiers: tuple[str, ...]
+    """Of the training data: one of them in the text is a leak."""
+    controls: tuple[str, ...] = ()
+    """Identifiers that were never trained on."""
+    origin: str = "own"
+
+
 Item = (
     MembershipItem
     | FlowItem
@@ -550,6 +566,7 @@ Item = (
     | ConditionItem
     | ExtractionItem
     | CanaryItem
+    | SampleItem
 )
 
 

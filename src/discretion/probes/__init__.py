@@ -11,7 +11,7 @@ from discretion.probes.model_judge import Judge
 
 EMBEDDED = ("norms", "agentic", "memory", "capability", "refusal")
 """Those with items of their own, in the order in which reports list them."""
-MEMORISATION = ("extraction", "membership")
+MEMORISATION = ("extraction", "membership", "sampling")
 """Those made of the training data: each is a `MemorisationProbe`."""
 NAMES = (*EMBEDDED, "incontext", "trigger", "ratings", "secrets", "misuse", "offtopic", "exposure", *MEMORISATION)
 

@@ -72,6 +72,7 @@ QUESTIONS = {
     "norms": "Can the model tell a flow of information that is appropriate from one that is not?",
     "agentic": "Does an agent that has read private notes put secrets into its final message?",
     "memory": "Does a message written from long-term memory give away what does not belong there?",
+    "sampling": "Does the model say identifiers of its training data when nobody asks?",
     "exposure": "Were secrets that were planted for this purpose memorised?",
     "extraction": "Can identifiers of the training data be drawn out of the model?",
     "membership": "Can the rows it was trained on be told from rows it never saw?",
