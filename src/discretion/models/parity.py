@@ -6,6 +6,7 @@ Text becomes tokens here and nowhere else. Needs a tokenizer, but no weights.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ PLAIN = (
 """For models without a template. The role stands on a line of its own, so that an answer begins a line: options are
 then tokenised without a leading space, and a prompt to go on from does not end in one."""
 CHOICES = "--template base|tuned|plain|FILE"
+NOTHING: Tokens = np.zeros(0, dtype=np.int32)
 MARK = "MARK-5b1f0c27"
 """Stands for the text of an opened turn, and is cut off again."""
 DAY = "26 Jul 2024"
@@ -94,15 +96,46 @@ class Text:
             ids = _ids(self.tokenizer, piece)
             other = ids if self.twin is None else _ids(self.twin, piece)
             for text, here, there in zip(piece, ids, other, strict=True):
-                tokens = np.asarray(here, dtype=np.int32)
-                if not np.array_equal(tokens[: len(prefix)], prefix):
-                    tokens = np.concatenate([prefix, tokens])
-                found[text] = tokens if here == there else None
+                bare = np.array_equal(here[: len(prefix)], prefix)
+                agreed = here is there or np.array_equal(here, there)
+                found[text] = (here if bare else np.concatenate([prefix, here])) if agreed else None
         return found
 
 
-def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
+def _ids(tokenizer: Any, texts: list[str]) -> list[Tokens]:
+    """Ids of each text. Pieces between marks that a tokenizer never joins, such as those around turns, are encoded once
+    however many texts hold them, where whole texts come out the same that way."""
+    marks = _marks(tokenizer)
+    if marks is None:
+        return _whole(tokenizer, texts)
+    pieces = [[piece for piece in marks.split(text) if piece] for text in texts]
+    distinct = list(dict.fromkeys(piece for parts in pieces for piece in parts))
+    if 2 * sum(map(len, distinct)) > sum(map(len, texts)):
+        return _whole(tokenizer, texts)
+    known = dict(zip(distinct, _whole(tokenizer, distinct), strict=True))
+    ids = [np.concatenate([known[piece] for piece in parts]) if parts else NOTHING for parts in pieces]
+    most, longest = (max(range(len(texts)), key=lambda n: len(made[n])) for made in (pieces, texts))
+    for n, whole in zip((most, longest), _whole(tokenizer, [texts[most], texts[longest]]), strict=True):
+        if not np.array_equal(ids[n], whole):
+            return _whole(tokenizer, texts)
+    return ids
+
+
+def _whole(tokenizer: Any, texts: list[str]) -> list[Tokens]:
+    found = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return [np.asarray(ids, dtype=np.int32) for ids in found]
+
+
+def _marks(tokenizer: Any) -> re.Pattern[str] | None:
+    """Added tokens at which a fast tokenizer cuts every text before anything else, whatever stands around them."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    fixed = [
+        str(token)
+        for token in tokenizer.added_tokens_decoder.values()
+        if str(token) and not (token.normalized or token.lstrip or token.rstrip or token.single_word)
+    ]
+    return re.compile("(" + "|".join(map(re.escape, sorted(fixed, key=len, reverse=True))) + ")") if fixed else None
 
 
 def _prefix(tokenizer: Any) -> Tokens:
@@ -180,7 +213,7 @@ def check_start(text: Text, name: str) -> str:
         prompt = text.render((Message("user", "Hello."),))
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise ModelError(f"the chat template of {name} is broken ({error}); use {CHOICES}") from None
-    raw = _ids(text.tokenizer, [prompt])[0]
+    raw = _ids(text.tokenizer, [prompt])[0].tolist()
     start = text.tokenizer.bos_token_id
     if start is not None and raw[:2] == [start, start]:
         raise ModelError(
