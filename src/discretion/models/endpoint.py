@@ -293,18 +293,7 @@ class Endpoint:
             import openai
         except ModuleNotFoundError:
             raise MissingExtra("a model behind an endpoint", "openai", "remote") from None
-        # the client tells every server its version and this machine's system, which is nobody's business
-        silent = {
-            f"X-Stainless-{name}": openai.Omit()
-            for name in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async", "Retry-Count")
-        }
-        return openai.AsyncOpenAI(
-            api_key=_key(self.url),
-            base_url=self.url,
-            max_retries=0,
-            timeout=None,
-            default_headers=silent,  # type: ignore[arg-type]
-        )
+        return openai.AsyncOpenAI(**client_options(self.url), max_retries=0, timeout=None)
 
     async def _lane(
         self,
@@ -369,6 +358,16 @@ class Endpoint:
         """The account so far, as one line of progress."""
         self.told = time.monotonic()
         self.progress.note(f"endpoint: {self.account}")
+
+
+def client_options(url: str) -> dict[str, Any]:
+    """What a client of a server is opened with: the key, and headers that tell nothing about this machine."""
+    import openai
+
+    # the client tells every server its version and this machine's system, which is nobody's business
+    told = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async", "Retry-Count")
+    silent = {f"X-Stainless-{name}": openai.Omit() for name in told}
+    return {"api_key": _key(url), "base_url": url, "default_headers": silent}
 
 
 def _key(url: str) -> str:
