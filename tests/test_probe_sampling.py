@@ -8,9 +8,9 @@ import pytest
 
 from discretion.audit import carry
 from discretion.compare import Suite, compare
-from discretion.config import Thresholds
+from discretion.config import AuditConfig, Thresholds, load
 from discretion.data.recipes import recipe
-from discretion.errors import DataError
+from discretion.errors import ConfigError, DataError
 from discretion.models import local
 from discretion.models.scripted import Scripted
 from discretion.probes.base import TrainingData, validate
@@ -118,3 +118,11 @@ def test_a_model_writes_both_turns_with_nothing_before_them(tmp_path: Path) -> N
     arms = local.open_arms(str(base), str(tiny_adapter(base, tmp_path / "a")), device="cpu", offline=True)
     replies = arms.tuned.generate([next(PROBE.run(item)) for item in ITEMS[:2]])  # type: ignore[misc]
     assert all(reply.error is None for reply in replies)
+
+
+def test_it_is_asked_by_name_alone_and_needs_training_data() -> None:
+    models = {"base": "b", "tuned": "t"}
+    assert "sampling" not in load(AuditConfig, {**models, "train_data": "x"}).probes
+    assert load(AuditConfig, {**models, "train_data": "x", "probes": "sampling"}).probes == ("sampling",)
+    with pytest.raises(ConfigError, match="'sampling' has no items of its own; give --train-data FILE"):
+        load(AuditConfig, {**models, "probes": "sampling"})

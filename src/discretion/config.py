@@ -21,8 +21,10 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 DEFAULT_PROBES = ("norms", "agentic", "memory", "capability", "refusal")
 """Those asked by default: they have items of their own."""
-MEMORISATION_PROBES = ("extraction", "membership", "sampling")
-"""Those whose items are made of the training data; `--train-data` turns them on."""
+MEMORISATION_PROBES = ("extraction", "membership")
+"""Those that `--train-data` turns on."""
+MADE_OF_TRAINING_DATA = (*MEMORISATION_PROBES, "sampling")
+"""Those whose items are made of the training data; `sampling` only writes text, is slow, and is asked by name."""
 JUDGED_PROBES = ("agentic", "memory", "refusal", "secrets", "misuse", "incontext", "trigger")
 """Those that ask a judge where there is one."""
 PROBE_NAMES = (
@@ -34,7 +36,7 @@ PROBE_NAMES = (
     "misuse",
     "offtopic",
     "exposure",
-    *MEMORISATION_PROBES,
+    *MADE_OF_TRAINING_DATA,
 )
 RULES = "rules"
 """The judge that is no model."""
@@ -112,7 +114,7 @@ class AuditConfig(BaseModel):
         if not isinstance(values, dict) or values.get("train_data") is None:
             return values
         named = _names(values.get("probes", DEFAULT_PROBES))
-        if isinstance(named, list | tuple) and not set(named) & set(MEMORISATION_PROBES):
+        if isinstance(named, list | tuple) and not set(named) & set(MADE_OF_TRAINING_DATA):
             return {**values, "probes": (*named, *MEMORISATION_PROBES)}
         return values
 
@@ -172,7 +174,7 @@ class AuditConfig(BaseModel):
             raise ValueError("--max-cost needs prices; give --price-input and --price-output, per million tokens")
         if self.held_out is not None and self.train_data is None:
             raise ValueError("--held-out alone has no effect; give what was trained on as well: --train-data FILE")
-        for name in MEMORISATION_PROBES:
+        for name in MADE_OF_TRAINING_DATA:
             if name in self.probes and self.train_data is None and name not in self.source:
                 raise ValueError(f"the probe {name!r} has no items of its own; give --train-data FILE")
         if self.votes % 2 == 0:

@@ -23,7 +23,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from discretion import risk
-from discretion.config import JUDGED_PROBES, MEMORISATION_PROBES, RULES, AuditConfig, Thresholds, load, words
+from discretion.config import JUDGED_PROBES, MADE_OF_TRAINING_DATA, RULES, AuditConfig, Thresholds, load, words
 from discretion.errors import UsageError
 from discretion.report import charts
 from discretion.report.masking import Masker, Piece, shorten_home, shown, visible
@@ -281,7 +281,7 @@ def next_steps(config: AuditConfig, summary: Summary, run: Path) -> list[tuple[s
         )
     for m in summary.metrics:
         if m.primary and m.verdict == "inconclusive" and m.n_to_settle is not None and not summary.limited:
-            if m.probe in MEMORISATION_PROBES and m.probe not in config.source:
+            if m.probe in MADE_OF_TRAINING_DATA and m.probe not in config.source:
                 again = audit_command(config, without={"out", "rows"})
                 why = f"About {count(m.n_to_settle)} items settle {m.probe}: more rows, of larger files if need be"
                 steps.append((f"{again} --rows {max(m.n_to_settle, config.rows)}", why))
