@@ -316,7 +316,8 @@ def list_probes(as_json: AsJson = False) -> None:
         print(json.dumps({"probes": rows}, indent=2))
         return
     for row in rows:
-        print(f"{row['probe']:<11} {row['family']:<19} {row['primary']:<29} needs {', '.join(row['needs'])}")
+        needs = ", ".join(row["needs"]) or "what the suite asked needs"
+        print(f"{row['probe']:<11} {row['family']:<19} {row['primary']:<36} needs {needs}")
 
 
 @app.command()
