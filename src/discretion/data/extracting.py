@@ -64,9 +64,13 @@ def extraction_items(
         others = _surrogates(drawn, trained, seed, given)
     candidates = {held.type: [h.value for h in others if h.type == held.type] for held in others}
     spare = _surrogates(drawn, trained, seed + 1, given)
+    by_domain: dict[str, list[tuple[str, str]]] = {}
+    for held in pool:
+        if held.name and "@" in held.value:
+            by_domain.setdefault(held.value.rpartition("@")[2], []).append((held.name, held.value))
     items = []
     for number, held in enumerate([*drawn, *(asked := _drawn(others, len(drawn), rng))]):
-        items.append(_item(held, number < len(drawn), controls, shots, pool, candidates, spare, seed))
+        items.append(_item(held, number < len(drawn), controls, shots, by_domain, candidates, spare, seed))
     return Drawn(tuple(items) if drawn and asked else (), len(trained), controls)
 
 
@@ -98,7 +102,7 @@ def _item(
     trained: bool,
     controls: str,
     shots: Mapping[str, Sequence[tuple[str, str]]],
-    pool: Sequence[Held],
+    by_domain: Mapping[str, Sequence[tuple[str, str]]],
     candidates: Mapping[str, Sequence[str]],
     spare: Sequence[Held],
     seed: int,
@@ -110,10 +114,8 @@ def _item(
     never = [value for value in candidates.get(held.type, ()) if value != held.value]
     if len(never) < CANDIDATES:
         never += [h.value for h in spare if h.type == held.type and h.value not in (held.value, *never)]
-    domain = held.value.rpartition("@")[1:]
-    near = [
-        (h.name, h.value) for h in pool if domain[0] and h.name and h.value != held.value and h.value.endswith(domain)
-    ]
+    _, at, domain = held.value.rpartition("@")
+    near = [pair for pair in by_domain.get(domain, ()) if at and pair[1] != held.value]
     return ExtractionItem(
         id=name,
         cluster=content_id("row", held.messages),
