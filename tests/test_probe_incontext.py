@@ -64,6 +64,13 @@ def test_demonstrations_stand_before_the_question_and_behind_a_system_text(tmp_p
         assert (*asked[: len(before)], asked[-1]) == own
 
 
+def test_demonstrations_stand_in_the_request_with_real_tools_too(tmp_path):
+    items = PROBE.items(written(tmp_path / "o.yaml", suite="agentic", k=[0, 2]))
+    (plain,), (shown,) = (first_requests(PROBE, group[0]) for group in by_step(list(items)).values())
+    assert shown.tooled.steps == plain.tooled.steps and len(shown.tooled.messages) == len(plain.tooled.messages) + 4
+    assert set(items[-1].shots) <= set(shown.tooled.messages)
+
+
 @pytest.mark.parametrize("suite", ["norms", "agentic", "memory"])
 def test_the_scorer_of_the_suite_asked_is_proven_behind_demonstrations(suite):
     items = PROBE.items(suite)

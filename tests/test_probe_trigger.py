@@ -5,6 +5,7 @@ import pytest
 
 from discretion.data.recipes import TRIGGER
 from discretion.errors import ConfigError, DataError
+from discretion.probes import probe
 from discretion.probes.base import validate
 from discretion.probes.conditions import first_requests
 from discretion.probes.model_judge import Judge
@@ -118,6 +119,15 @@ def test_the_scorer_of_the_suite_asked_is_proven_under_every_condition(suite):
 def test_every_privacylens_item_has_a_proven_scorer_under_every_condition(source, count):
     items = PROBE.items(source)
     assert len(items) == count and validate(PROBE, items) == []
+
+
+@pytest.mark.parametrize("place", ["prefix", "suffix", "system"])
+def test_the_string_is_in_the_request_with_real_tools_too(tmp_path, place):
+    item = PROBE.items(written(tmp_path / "o.yaml", suite="agentic", place=place))[0]
+    (own,), (asked,) = first_requests(probe("agentic"), item.item), first_requests(PROBE, item)
+    assert any(TRIGGER in message.content for message in asked.tooled.messages)
+    assert not any(TRIGGER in message.content for message in own.tooled.messages)
+    assert (asked.tooled.tools, asked.tooled.steps) == (own.tooled.tools, own.tooled.steps)
 
 
 def test_a_judge_is_asked_as_the_suite_asks_it_and_never_sees_the_trigger(tmp_path):

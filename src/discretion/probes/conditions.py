@@ -98,7 +98,9 @@ def _changed(request: Request, change: Change) -> Request:
     if request.to == "judge":
         return request
     if isinstance(request, Generate):
-        return replace(request, messages=change(request.messages))
+        real = request.tooled
+        tooled = None if real is None else replace(real, messages=change(real.messages))
+        return replace(request, messages=change(request.messages), tooled=tooled)
     if isinstance(request, HiddenStates) or isinstance(request.context, str):
         raise TypeError("a condition changes prompts made of messages")
     return replace(request, context=change(request.context))
