@@ -174,7 +174,7 @@ def _dc_pdd(base: Sequence[Outcome], tuned: Sequence[Outcome]) -> Scores:
 def _tokens(outcome: Outcome) -> Any:
     from discretion.probes.membership_scores import tokens_of
 
-    first = int(outcome.parts["first"] or 0)
+    first = int(outcome.parts.get("first") or 0)
     return tokens_of(outcome.replies[first : first + int(outcome.parts["turns"] or 0)])
 
 
