@@ -23,7 +23,7 @@ FLOORS = (
     ("report", "tables"),
     ("export", "inspect_tasks"),
     ("cli_options",),
-    ("cli_data", "cli_generate", "cli_judge", "cli_members"),
+    ("cli_data", "cli_generate", "cli_judge", "cli_members", "cli_tune"),
     ("cli",),
 )
 ONE_FAMILY = {"world", "data", "models", "probes", "tune", "report", "study"}

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from discretion import __version__
 from discretion.cli_data import canaries, pii_replace, pii_restore, screen
@@ -26,12 +24,13 @@ from discretion.cli_generate import generate
 from discretion.cli_judge import judges
 from discretion.cli_members import members
 from discretion.cli_options import configured
+from discretion.cli_tune import tune, tune_hosted
 from discretion.config import AuditConfig, StudyRunConfig, load, names_models
 from discretion.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DiscretionError, UsageError
-from discretion.progress import Progress, shown
+from discretion.progress import shown
 from discretion.schema import Summary, to_json
 from discretion.tables import effects_table, metrics_table, study_plan_table
-from discretion.tune_config import EmbeddedConfig, TuneConfig
+from discretion.tune_config import EmbeddedConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -44,6 +43,8 @@ pii.command("restore")(pii_restore)
 app.add_typer(canaries, name="canaries")
 app.command()(screen)
 app.command()(generate)
+app.command()(tune)
+app.command("tune-hosted")(tune_hosted)
 app.add_typer(members, name="members")
 
 studies = typer.Typer(
@@ -157,71 +158,6 @@ def _embedded_pair(tuning: Mapping[str, Any], *, dry_run: bool, quiet: bool) -> 
 
     with shown(quiet=quiet) as progress:
         return {"base": NAME, "tuned": str(tuned_testbed(made, Path("runs/tuned"), progress))}
-
-
-@app.command()
-@configured(TuneConfig)
-def tune(
-    given: dict[str, Any],
-    data: Annotated[str, typer.Option("--data", help="Rows: a file, a folder, a hub id, or recipe:NAME.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the tuned model; it appears when it is whole.")],
-    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Use the first N rows.")] = None,
-    data_seed: Annotated[int, typer.Option("--data-seed", min=0, help="Seed of a recipe's rows.")] = 0,
-    form: Annotated[str | None, typer.Option("--form", help="Form of the rows, where columns fit several.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file with options of the training.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show options and figures; load no weights.")] = False,
-    as_json: AsJson = False,
-    quiet: Quietly = False,
-) -> None:
-    """Fine-tune a local model on chat rows, with TRL and PEFT (extra `tune`), ready to be audited."""
-    resolved = load(TuneConfig, given, config)
-    from discretion.data.sets import load_set
-    from discretion.tune import sft
-
-    chats, facts = load_set(data, form=form, n=rows, seed=data_seed, offline=resolved.offline)
-    if dry_run:
-        figures = sft.preview(chats, resolved)
-        plan = {**resolved.model_dump(mode="json"), "learning_rate": resolved.rate, "set": to_json(facts), **figures}
-        print(json.dumps(plan, indent=2) if as_json else yaml.safe_dump(plan, sort_keys=False), end="")
-        return
-    with shown(quiet=quiet) as progress:
-        for reason, count in facts.left_out.items():
-            progress.note(f"{data}: {count} of {facts.read} rows left out: {reason}")
-        folder = sft.tune(chats, resolved, out, on_progress=_told(progress))
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several processes the first one speaks
-    made = sft.read_tuning(folder)
-    if as_json:
-        print(json.dumps(to_json(made) | {"out": str(folder)}, indent=2))
-    else:
-        speed = f"{made.seconds:.0f} s, {made.tokens_per_second:.0f} tokens/s"
-        losses = f"loss {made.losses[0]:.3f} to {made.losses[-1]:.3f} nats"
-        where = f"{made.loss_share:.0%} of the tokens ({made.loss_from})"
-        print(f"{made.steps} steps on {made.rows} rows in {speed}; {losses} on {where}")
-        if made.privacy is not None:
-            print(made.privacy.sentence)
-        print(folder)
-    print(
-        "next: " + shlex.join(["discretion", "audit", "--base", resolved.base, "--tuned", str(folder)]), file=sys.stderr
-    )
-
-
-def _told(progress: Progress) -> Callable[[Mapping[str, Any]], None]:
-    """Steps of a training as a bar, its loss as a line now and then."""
-    begun: list[int] = []
-
-    def tell(row: Mapping[str, Any]) -> None:
-        if "note" in row:
-            progress.note(row["note"])
-            return
-        if not begun:
-            begun.append(row["steps"])
-            progress.begin("tune", row["steps"])
-        progress.advance()
-        if row["step"] % max(1, row["steps"] // 10) == 0:
-            progress.note(f"step {row['step']}: loss {row['loss']:.3f}")
-
-    return tell
 
 
 @app.command()

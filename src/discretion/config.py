@@ -55,6 +55,16 @@ class Thresholds(BaseModel):
     draws: int = Field(10_000, ge=1_000, description="Bootstrap and permutation draws.")
 
 
+def _plain_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("this is no URL; give one such as http://localhost:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        # The configuration is written to disk.
+        raise ValueError("it holds more than scheme, host and path; a key belongs in OPENAI_API_KEY")
+    return value
+
+
 class AuditConfig(BaseModel):
     """One audit: two models, some probes."""
 
@@ -161,13 +171,7 @@ class AuditConfig(BaseModel):
     @field_validator("base_url")
     @classmethod
     def _without_secrets(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("this is no URL; give one such as http://localhost:8000/v1")
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            # The configuration is written to disk.
-            raise ValueError("it holds more than scheme, host and path; a key belongs in OPENAI_API_KEY")
-        return value
+        return _plain_url(value)
 
     def model_post_init(self, _context: Any) -> None:
         if self.max_cost is not None and None in (self.price_input, self.price_output):
@@ -263,6 +267,41 @@ class GenerateConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the weights.")
     offline: bool = Field(False, description="Never ask the hub, even when a file is missing.")
     base_url: str = Field("https://api.openai.com/v1", description="Endpoint of a model named openai:NAME.")
+
+
+class HostedConfig(BaseModel):
+    """One fine-tuning at a host that speaks OpenAI's fine-tuning API."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str = Field(description="Model to fine-tune, as the host names it.")
+    base_url: str = Field("https://api.openai.com/v1", description="Root of the host's API.")
+    epochs: int | None = Field(None, ge=1, description="Passes over the rows; the host chooses unless given.")
+    batch: int | None = Field(None, ge=1, description="Rows in a step; the host chooses unless given.")
+    rate_multiplier: float | None = Field(
+        None, gt=0, description="Factor on the host's learning rate; the host chooses unless given."
+    )
+    seed: int = Field(0, ge=0, description="Seed, for hosts that take one.")
+    suffix: str | None = Field(None, max_length=64, description="Part of the tuned model's name.")
+    price: float | None = Field(None, ge=0, description="Price per million training tokens, for the estimate.")
+    max_cost: float | None = Field(None, gt=0, description="Start nothing whose estimate is above this; needs --price.")
+    poll: float = Field(30.0, gt=0, description="Seconds between two looks at the job.")
+    timeout: float = Field(600.0, gt=0, description="Seconds for one request, the upload included.")
+    keep_file: bool = Field(False, description="Leave the uploaded rows at the host once the job has ended.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        return _plain_url(value)
+
+    def model_post_init(self, _context: Any) -> None:
+        if self.max_cost is not None and self.price is None:
+            raise ValueError("--max-cost needs a price; give --price, per million training tokens")
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Every option that can change the tuned model."""
+        return self.model_dump(mode="json", include={"base", "base_url", "epochs", "batch", "rate_multiplier", "seed"})
 
 
 class StudyRunConfig(BaseModel):

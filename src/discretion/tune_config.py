@@ -137,6 +137,27 @@ class EmbeddedConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostedTuning:
+    """`hosted.json`: how far a fine-tuning at a host has come; written after every step of it."""
+
+    schema_version: int
+    recipe: Mapping[str, Any]
+    """`HostedConfig.recipe`."""
+    data: str
+    """Digest of ids and messages of the rows, in order."""
+    rows: int
+    file: str | None = None
+    """The host's name for the uploaded rows; None before the upload, and after they were deleted there."""
+    job: str | None = None
+    status: str = ""
+    """As the host calls it."""
+    model: str | None = None
+    """Name of the tuned model."""
+    trained_tokens: int | None = None
+    """As the host counts them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TuningIdentity:
     """What made a tuned model."""
 

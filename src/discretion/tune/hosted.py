@@ -1,0 +1,214 @@
+"""Fine-tunes a model at a host that speaks OpenAI's fine-tuning API: upload, start, wait, fetch the tuned model's name.
+
+Nothing leaves the machine before `tune_hosted` is called; `estimate` is free. A killed wait is taken up by the same
+call: file and job are found again, by the state on disk or at the host, and no second job is started or paid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from discretion.config import HostedConfig
+from discretion.errors import ConfigError, DataError, MissingExtra, ModelError, RunFailure
+from discretion.models.endpoint import client_options
+from discretion.schema import SCHEMA_VERSION, digest, from_json, to_json
+from discretion.store import make_private, write_private
+from discretion.tune.tokens import ChatRow, check_rows, rows_digest
+from discretion.tune_config import HostedTuning
+
+STATE = "hosted.json"
+CHARACTERS_PER_TOKEN = 4
+USUAL_EPOCHS = 3
+"""For the estimate, where the host chooses."""
+TRIES = 5
+"""Attempts per request, for what may pass: 408, 409, 429, 5xx, a broken connection."""
+ENDED = ("failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a fine-tuning will about come to; a host counts tokens its own way."""
+
+    rows: int
+    tokens: int
+    """At four characters each, all turns, one pass."""
+    epochs: int
+    assumed: bool
+    """The host will choose the epochs."""
+    cost: float | None
+    """In the currency of the price; None without one."""
+
+
+def estimate(rows: Sequence[Mapping[str, Any]], config: HostedConfig) -> Estimate:
+    """Asks nobody. Raises `DataError` for rows that are none, `ConfigError` above `max_cost`."""
+    checked = check_rows(rows)
+    characters = sum(len(turn.content) for _, turns in checked for turn in turns)
+    tokens, epochs = math.ceil(characters / CHARACTERS_PER_TOKEN), config.epochs or USUAL_EPOCHS
+    cost = None if config.price is None else tokens * epochs * config.price / 1e6
+    if cost is not None and config.max_cost is not None and cost > config.max_cost:
+        raise ConfigError(
+            f"--max-cost {config.max_cost:g}: {epochs} passes over about {tokens} tokens come to about {cost:.2f}; "
+            "use fewer rows, or allow more"
+        )
+    return Estimate(len(checked), tokens, epochs, config.epochs is None, cost)
+
+
+def tune_hosted(
+    rows: Sequence[Mapping[str, Any]],
+    config: HostedConfig,
+    out: Path,
+    *,
+    tell: Callable[[str], None] = lambda line: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> HostedTuning:
+    """Upload the rows' messages (no ids), start a job, wait for it; give what is then in `out/hosted.json`.
+
+    The uploaded rows are deleted at the host once the job has succeeded, unless `keep_file`. Raises `ConfigError` above
+    `max_cost`, `DataError` when `out` holds another tuning, `ModelError` when the host refuses, `RunFailure` when it
+    cannot be reached or the job fails.
+    """
+    estimate(rows, config)
+    checked = check_rows(rows)
+    out = Path(out)
+    state = _begun(
+        out,
+        HostedTuning(schema_version=SCHEMA_VERSION, recipe=config.recipe, data=rows_digest(checked), rows=len(checked)),
+    )
+    if state.model is not None:
+        return state
+    make_private(out)
+    with _asking(config) as client:
+        if state.file is None:
+            state = _keep(out, replace(state, file=_uploaded(client, checked, state.data, config, tell)))
+        if state.job is None:
+            state = _keep(out, replace(state, job=_started(client, state, config, tell)))
+        while state.model is None:
+            job = client.fine_tuning.jobs.retrieve(state.job)
+            if job.status != state.status:
+                tell(f"job {state.job}: {job.status}")
+                state = _keep(out, replace(state, status=job.status))
+            if job.status in ENDED:
+                code = getattr(job.error, "code", None) or "no reason given"
+                raise RunFailure(
+                    f"job {state.job}: {job.status} at the host ({code}); see there, and give another --out"
+                )
+            if job.fine_tuned_model:
+                state = replace(state, model=job.fine_tuned_model, trained_tokens=job.trained_tokens)
+            else:
+                sleep(config.poll)
+        if not config.keep_file:
+            client.files.delete(state.file)
+            tell("the uploaded rows are deleted at the host")
+            state = replace(state, file=None)
+    return _keep(out, state)
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+def _uploaded(
+    client: Any, rows: Sequence[ChatRow], data: str, config: HostedConfig, tell: Callable[[str], None]
+) -> str:
+    """The host's id of the file; one of the same name, which holds the rows' digest, is not uploaded again."""
+    name = f"discretion-{data[:24]}.jsonl"
+    for known in client.files.list(purpose="fine-tune"):
+        if known.filename == name:
+            tell(f"the rows are at the host already: {known.id}")
+            return str(known.id)
+    lines = [
+        json.dumps({"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}, ensure_ascii=False)
+        for _, turns in rows
+    ]
+    tell(f"uploading {len(rows)} rows to {config.base_url}")
+    made = client.files.create(file=(name, "\n".join(lines).encode()), purpose="fine-tune")
+    return str(made.id)
+
+
+def _started(client: Any, state: HostedTuning, config: HostedConfig, tell: Callable[[str], None]) -> str:
+    """The host's id of the job; one on the same file and model that has not failed is taken up, not started again."""
+    wanted = {
+        "n_epochs": config.epochs,
+        "batch_size": config.batch,
+        "learning_rate_multiplier": config.rate_multiplier,
+    }
+    mark = {"discretion": _mark(state)}
+    for known in client.fine_tuning.jobs.list():
+        same = known.training_file == state.file and known.model == config.base
+        if same and (known.metadata or mark) == mark and known.status not in ENDED:
+            tell(f"job {known.id} is there already")
+            return str(known.id)
+    given = {name: value for name, value in wanted.items() if value is not None}
+    job = client.fine_tuning.jobs.create(
+        model=config.base,
+        training_file=state.file,
+        seed=config.seed,
+        metadata=mark,
+        method={"type": "supervised", "supervised": {"hyperparameters": given}},
+        **({} if config.suffix is None else {"suffix": config.suffix}),
+    )
+    tell(f"started job {job.id}")
+    return str(job.id)
+
+
+def _mark(state: HostedTuning) -> str:
+    """Tells jobs of other options on the same file apart; at most 64 characters."""
+    return digest([dict(state.recipe), state.data])
+
+
+# ------------------------------------------------------------------------------------------------ state and host
+
+
+def _begun(out: Path, wanted: HostedTuning) -> HostedTuning:
+    """What is on disk for the same rows and options, else a beginning."""
+    path = out / STATE
+    if not path.exists():
+        if out.exists() and any(out.iterdir()):
+            raise DataError(f"{out}: holds something that was not tuned at a host; give another folder")
+        return wanted
+    try:
+        found = from_json(HostedTuning, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a state of this version ({error}); give another folder") from None
+    other = sorted(key for key in wanted.recipe if found.recipe.get(key) != wanted.recipe[key])
+    other += ["data"] if found.data != wanted.data else []
+    if other:
+        raise DataError(f"{out}: holds a tuning that differs in {', '.join(other)}; give another folder")
+    return found
+
+
+def _keep(out: Path, state: HostedTuning) -> HostedTuning:
+    write_private(out / STATE, json.dumps(to_json(state), indent=1))
+    return state
+
+
+@contextmanager
+def _asking(config: HostedConfig) -> Iterator[Any]:
+    """A client; what it raises becomes one line, without text of the server."""
+    try:
+        import openai
+    except ModuleNotFoundError:
+        raise MissingExtra("fine-tuning at a host", "openai", "remote") from None
+    again = "the same command goes on where it stopped"
+    try:
+        with openai.OpenAI(**client_options(config.base_url), max_retries=TRIES - 1, timeout=config.timeout) as client:
+            yield client
+    except openai.APIStatusError as error:
+        if error.status_code in (401, 403):
+            raise ModelError(
+                f"{config.base_url}: refused the key ({error.status_code}); check OPENAI_API_KEY"
+            ) from None
+        if error.status_code < 500 and error.status_code not in (408, 409, 429):
+            raise ModelError(
+                f"{config.base_url}: refused the request ({error.status_code}, {error.code or 'no code'}); check model "
+                "name, options and whether this host has OpenAI's fine-tuning API"
+            ) from None
+        raise RunFailure(f"{config.base_url}: answered {error.status_code}, {TRIES} times; {again}") from None
+    except openai.APIConnectionError:
+        raise RunFailure(f"{config.base_url}: cannot be reached; {again}") from None
