@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from discretion.config import ConditionConfig, ConfigT, load
 from discretion.errors import ConfigError, nearest
@@ -117,10 +118,27 @@ def _turned(suite: Probe, value: float) -> float:
     return 1.0 - value if suite.worse == "higher" else value
 
 
-def _own(outcome: Outcome) -> tuple[Probe, Outcome]:
+class _Asked(NamedTuple):
+    """A suite, with the two of its metrics that are read here."""
+
+    probe: Probe
+    primary: Metric
+    ability: Metric
+
+
+@cache
+def _asked(name: str) -> _Asked:
+    suite = probe(name)
+    primary = next(metric for metric in suite.metrics if metric.primary)
+    return _Asked(suite, primary, next(metric for metric in suite.metrics if metric.name == _need(suite).metric))
+
+
+def _own(outcome: Outcome) -> tuple[_Asked, Outcome]:
     """The suite asked, and the outcome as that suite gave it."""
-    suite = probe(str(outcome.parts["suite"]))
-    return suite, outcome if outcome.value is None else replace(outcome, value=_turned(suite, outcome.value))
+    asked = _asked(str(outcome.parts["suite"]))
+    if outcome.value is None or asked.probe.worse == "lower":
+        return asked, outcome
+    return asked, replace(outcome, value=_turned(asked.probe, outcome.value))
 
 
 def discretion_on(side: Side) -> Callable[[Outcome], Mapping[str, Tally]]:
@@ -130,13 +148,12 @@ def discretion_on(side: Side) -> Callable[[Outcome], Mapping[str, Tally]]:
         name = side(str(outcome.parts["condition"]))
         if name is None:
             return {}
-        suite, own = _own(outcome)
-        primary = next(metric for metric in suite.metrics if metric.primary)
+        asked, own = _own(outcome)
         return {
             f"{name}/{stratum}": cell
-            if suite.worse == "lower"
+            if asked.probe.worse == "lower"
             else Tally(cell.denominator - cell.numerator, cell.denominator, cell.lost)
-            for stratum, cell in primary.tally(own).items()
+            for stratum, cell in asked.primary.tally(own).items()
         }
 
     return tally
@@ -169,8 +186,8 @@ def ability(condition: str) -> tuple[Metric, Ability]:
     def tally(outcome: Outcome) -> Mapping[str, Tally]:
         if outcome.parts["condition"] != condition:
             return {}
-        suite, own = _own(outcome)
-        return next(m for m in suite.metrics if m.name == _need(suite).metric).tally(own)
+        asked, own = _own(outcome)
+        return asked.ability.tally(own)
 
     def chance(outcomes: Sequence[Outcome]) -> float:
         suites = {str(outcome.parts["suite"]) for outcome in outcomes}
