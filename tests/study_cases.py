@@ -254,3 +254,26 @@ def a_summary() -> StudySummary:
 
 NO_ABILITY = "unmeasurable in 6 of 6 cells, most often: the base is at chance in telling allowed from forbidden flows"
 FAILED = "the tune it needs failed: model ann.bell@mail.example: no such folder"
+
+
+# ------------------------------------------------------------------------------------------------ for kills
+
+
+def sleeping_plan(folder: Path, n: int) -> Any:
+    """A plan of n steps that sleep and say who did them, and one that needs them all."""
+    from discretion.study import cells
+
+    log = str(folder / "log")
+    steps = {f"s{k}": cells.Step(f"s{k}", "tune", {"name": f"s{k}", "log": log, "seconds": 0.3}, ()) for k in range(n)}
+    steps["last"] = cells.Step("last", "audit", {"name": "last", "log": log}, tuple(steps))
+    return cells.Plan(None, folder / "out", (), steps, {}, {})  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    import sys
+
+    from discretion.config import StudyRunConfig
+    from discretion.study import run as running
+    from tests import study_cases
+
+    running.run(sleeping_plan(Path(sys.argv[1]), 20), StudyRunConfig(workers=2), do=study_cases.sleep_and_write)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from discretion.schema import to_json
 from discretion.store import read_manifest
 from discretion.study import cells, config, effects, pools
 from discretion.study import run as running
-from tests.study_cases import BASE, ITEMS, PLANTED, PlantedPair, do, sleep_and_write, study_file
+from tests.study_cases import BASE, ITEMS, PLANTED, PlantedPair, do, sleep_and_write, sleeping_plan, study_file
 
 
 @pytest.fixture
@@ -478,3 +481,28 @@ def test_an_example_study_can_be_planned_and_has_three_seeds(path, calls, tmp_pa
     told = running.as_json(plan, {})
     assert len({cell["name"] for cell in told["cells"]}) == len(plan.cells) >= 12
     assert all(cell["rows"] >= 250 for cell in told["cells"])
+
+
+@pytest.mark.slow
+def test_a_study_killed_outright_leaves_no_worker_behind_and_repeats_only_what_was_under_way(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(EXAMPLES[0].parents[2])}
+    results = tmp_path / "out" / "results"
+    study = subprocess.Popen([sys.executable, "-m", "tests.study_cases", str(tmp_path)], env=env)
+    try:
+        patience = time.monotonic() + 120
+        while len(list(results.glob("*.json"))) < 5 and time.monotonic() < patience:
+            time.sleep(0.05)
+    finally:
+        study.kill()
+        study.wait()
+    time.sleep(1.0)
+    begun = (tmp_path / "log").read_text().split()
+    kept = len(list(results.glob("*.json")))
+    time.sleep(1.0)
+    assert (tmp_path / "log").read_text().split() == begun, "an orphan went on"
+    plan = sleeping_plan(tmp_path, 20)
+    done = running.run(plan, StudyRunConfig(), do=sleep_and_write)
+    assert {result.status for result in done.values()} == {"done"}
+    again = (tmp_path / "log").read_text().split()
+    assert len(again) == len(begun) + len(plan.steps) - kept
+    assert sum(times - 1 for times in Counter(again).values()) <= 2, "two workers were at one step each"

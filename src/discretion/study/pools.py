@@ -190,7 +190,8 @@ def ray_pool(work: Work, address: str, *, cpus: float, gpus: float, retries: int
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:
+            # A node that does not start is a plain `Exception` of Ray, an address that leads nowhere another one.
             why = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
             raise UsageError(f"--ray {address}: no cluster there ({why}); start one with: ray start --head") from None
     capacity: Callable[[], dict[str, float]] = ray.cluster_resources
