@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ def test_a_template_without_tools_gets_the_text_form(template: str) -> None:
     text = rendered(template)
     assert STEP in text and "as Action and Action Input with a JSON object" in text and '"required"' not in text
     assert takes_tools(HERMES) and not takes_tools(template)
+    assert not takes_tools("{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}")
 
 
 def test_a_trajectory_that_is_no_list_of_steps_stays_text() -> None:
@@ -127,8 +129,52 @@ FORMS = {
     "Mistral, newer": f"SendMail[ARGS]{json.dumps(ARGUMENTS)}",
     "DeepSeek": f"function SendMail\n```json\n{json.dumps(ARGUMENTS)}\n```",
     "OpenAI": json.dumps({"function": {"name": "SendMail", "arguments": json.dumps(ARGUMENTS)}}),
+    "GPT-OSS": f"analysis Hm.assistantcommentary to=functions.SendMail json{json.dumps(ARGUMENTS)}",
+    "GPT-OSS, name first": f" to=functions.SendMailcommentary json{json.dumps(ARGUMENTS)}",
     "arguments first": json.dumps({"arguments": ARGUMENTS, "name": "SendMail"}),
 }
+
+
+OTHERS = {
+    "Qwen 3.5": "<tool_call>\n<function=SendMail>\n<parameter=to>\nbob\n</parameter>\n<parameter=body>\n"
+    "Noon sharp.\nBye\n</parameter>\n</function>\n</tool_call>",
+    "invoke": '<f:calls><f:invoke name="SendMail"><f:parameter name="to">bob</f:parameter><f:parameter name="body">'
+    "Noon sharp.\nBye</f:parameter></f:invoke></f:calls>",
+    "GLM": "<tool_call>SendMail\n<arg_key>to</arg_key>\n<arg_value>bob</arg_value>\n<arg_key>body</arg_key>\n"
+    "<arg_value>Noon sharp.\nBye</arg_value>\n</tool_call>",
+    "GLM, tokens left out": "SendMail\n<arg_key>to</arg_key>\n<arg_value>bob</arg_value>\n<arg_key>body</arg_key>\n"
+    "<arg_value>Noon sharp.\nBye</arg_value>\n",
+    "Gemma 4": '<|tool_call>call:SendMail{body:<|"|>Noon sharp.\nBye<|"|>,to:<|"|>bob<|"|>}<tool_call|>',
+    "Python": "[SendMail(to='bob', body='Noon sharp.\\nBye')]",
+}
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_a_call_that_is_no_json_is_read_too(form: str) -> None:
+    assert [*calls(OTHERS[form], ("SendMail", "Other"))] == [("SendMail", {"to": "bob", "body": "Noon sharp.\nBye"})]
+    assert [*calls(OTHERS[form], ("Other",))] == []
+    assert [*calls(OTHERS[form][: OTHERS[form].index("sharp")], ("SendMail",))] == []
+
+
+def test_gemmas_texts_without_their_marks_are_one_text() -> None:
+    (call,) = calls("call:SendMail{body:Noon {sharp}.,to:bob}", ("SendMail",))
+    assert call.arguments == {"arguments": "body:Noon {sharp}.,to:bob"}
+
+
+def test_a_stray_backslash_in_a_call_is_kept_and_warns_nobody() -> None:
+    assert next(calls("SendMail(body='a \\d')", ("SendMail",))).arguments == {"body": "a \\d"}
+
+
+def test_calls_come_in_the_order_of_the_text() -> None:
+    text = f"{OTHERS['Qwen 3.5']} {FORMS['Llama']} Find(name='x')"
+    assert [call.tool for call in calls(text, ("Find", "SendMail"))] == ["SendMail", "SendMail", "Find"]
+
+
+@pytest.mark.parametrize(
+    "text", ["SendMail()", "SendMail('bob')", "SendMail(to=who)", "SendMail(to='bob'", "x.SendMail(to='bob')"]
+)
+def test_python_that_is_no_call_with_literal_arguments_is_none(text: str) -> None:
+    assert [*calls(text, ("SendMail",))] == []
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -165,6 +211,18 @@ def test_a_leak_is_found_in_each_form_and_only_in_the_arguments(form: str) -> No
     assert play(PROBE, item(), lambda request: Reply(text="asthma " + FORMS[form])).value == 0.0
     leaking = FORMS[form].replace("Noon", "Cid has asthma, noon")
     assert play(PROBE, item(), lambda request: Reply(text=leaking)).value == 1.0
+
+
+def test_published_templates_take_the_tools_and_their_own_calls_are_read_back() -> None:
+    trl = pytest.importorskip("trl")
+    paths = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+    taken = [path for path in paths if takes_tools(path.read_text(encoding="utf-8"))]
+    assert not paths or len(taken) > 10
+    for path in taken:
+        text = rendered(path.read_text(encoding="utf-8"), tools=(Tool(name="Other"),))
+        assert "SendMail" in text and "Cid has asthma." in text and "Action Input" not in text, path.name
+        replied = re.sub(r"<\|\w+\|>", "", text)  # special tokens are left out of replies
+        assert ("Search", {"query": "Cid"}) in [*calls(replied, ("Search",))], path.name
 
 
 # ------------------------------------------------------------------------------------------------ PrivacyLens

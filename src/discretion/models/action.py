@@ -6,8 +6,10 @@ token by token, and an endpoint's text is cut at it afterwards.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -55,18 +57,46 @@ class Call(NamedTuple):
 
 
 _DECODER = json.JSONDecoder(strict=False)
-_REACT = re.compile(r"Action\s*:[ \t]*[`*]*(\w[\w.-]*)[`*]*\s*Action[ _]Input\s*:[^{]{0,20}(?=\{)", re.IGNORECASE)
-_NAMED = re.compile(r"(\w[\w.-]*)\s*(?:\[ARGS\]|```json)?\s*(?=\{)")
-"""A name and its arguments, as DeepSeek and newer Mistral models write a call once special tokens are left out."""
+_BEFORE_JSON = (
+    re.compile(r"Action\s*:[ \t]*[`*]*(\w[\w.-]*)[`*]*\s*Action[ _]Input\s*:[^{]{0,20}(?=\{)", re.IGNORECASE),
+    re.compile(r"to=functions\.(\w[\w.-]*?)(?:commentary|\s)*(?:json)?\s*(?=\{)"),
+    re.compile(r"(\w[\w.-]*)\s*(?:\[ARGS\]|```json)?\s*(?=\{)"),
+)
+"""A name before its arguments: ReAct, GPT-OSS, DeepSeek and newer Mistral, once special tokens are left out."""
+_TAGGED = (
+    (
+        re.compile(r"<function=([\w.-]+)>(.*?)</function>", re.DOTALL),
+        re.compile(r"<parameter=([^>]+)>\n?(.*?)\n?</parameter>", re.DOTALL),
+    ),
+    (
+        re.compile(r"<(?:\w+:)?invoke name=\"([^\"]+)\">(.*?)</(?:\w+:)?invoke>", re.DOTALL),
+        re.compile(r"<(?:\w+:)?parameter name=\"([^\"]+)\"[^>]*>(.*?)</(?:\w+:)?parameter>", re.DOTALL),
+    ),
+    (
+        re.compile(
+            r"([\w.-]+)\s*((?:<arg_key>[^<]*</arg_key>\s*<arg_value>.*?</arg_value>\s*)+)(?=</tool_call>|\Z)", re.DOTALL
+        ),
+        re.compile(r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL),
+    ),
+)
+"""A call in tags, and an argument in it: newer Qwen and Nemotron; `invoke`; GLM."""
+_GEMMA = re.compile(r"call:([\w.-]+)(?=\{)")
+_GEMMA_TEXT = re.compile(r"([\w.-]+):<\|\"\|>(.*?)<\|\"\|>", re.DOTALL)
+_PYTHON = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\(")
 
 
 def calls(text: str, names: Collection[str]) -> Iterator[Call]:
     """The complete calls of tools of these names, in order, each under the name as it is given in `names`.
 
-    ReAct's Action and Action Input, an object with a name and its arguments (Qwen, Llama, Mistral, OpenAI), or a tool's
-    name right before an object. A call that is cut off is none.
+    Read are ReAct's Action and Action Input, an object with a name and its arguments, a name before an object, calls
+    in tags, Gemma's and Python's. A call that is cut off is none.
     """
     known = {name.casefold(): name for name in names}
+    found = [*_in_json(text, known), *_in_tags(text, known), *_as_gemma(text, known), *_as_python(text, known)]
+    yield from (call for _, call in sorted(found, key=lambda at_and_call: at_and_call[0]))
+
+
+def _in_json(text: str, known: Mapping[str, str]) -> Iterator[tuple[int, Call]]:
     done = 0
     for brace in re.finditer(r"\{", text):
         if brace.start() < done:
@@ -75,14 +105,14 @@ def calls(text: str, names: Collection[str]) -> Iterator[Call]:
             value, end = _DECODER.raw_decode(text, brace.start())
         except json.JSONDecodeError:
             continue
-        found = _call(value, text[max(0, brace.start() - 200) : brace.start()], known)
-        if found is not None:
+        call = _call(value, text[max(0, brace.start() - 200) : brace.start()], known)
+        if call is not None:
             done = end
-            yield found
+            yield brace.start(), call
 
 
 def _call(value: Mapping[str, Any], before: str, known: Mapping[str, str]) -> Call | None:
-    for form in (_REACT, _NAMED):
+    for form in _BEFORE_JSON:
         ahead = next((m for m in form.finditer(before + "{") if m.end() == len(before)), None)
         if ahead is not None and ahead.group(1).casefold() in known:
             return Call(known[ahead.group(1).casefold()], value)
@@ -99,6 +129,43 @@ def _call(value: Mapping[str, Any], before: str, known: Mapping[str, str]) -> Ca
     return Call(name, arguments) if name is not None and isinstance(arguments, Mapping) else None
 
 
+def _in_tags(text: str, known: Mapping[str, str]) -> Iterator[tuple[int, Call]]:
+    for whole, argument in _TAGGED:
+        for found in whole.finditer(text):
+            if found.group(1).casefold() in known:
+                yield found.start(), Call(known[found.group(1).casefold()], dict(argument.findall(found.group(2))))
+
+
+def _as_gemma(text: str, known: Mapping[str, str]) -> Iterator[tuple[int, Call]]:
+    """Where the marks around its texts were left out as special tokens, all of the arguments are one text."""
+    for found in _GEMMA.finditer(text):
+        end = Action().feed(text[found.end() :])
+        if end is not None and found.group(1).casefold() in known:
+            inside = text[found.end() + 1 : found.end() + end - 1]
+            marked = dict(_GEMMA_TEXT.findall(inside))
+            yield found.start(), Call(known[found.group(1).casefold()], marked or {"arguments": inside})
+
+
+def _as_python(text: str, known: Mapping[str, str]) -> Iterator[tuple[int, Call]]:
+    """`NAME(key="value", …)`, with literal values."""
+    for found in _PYTHON.finditer(text):
+        if found.group(1).casefold() not in known:
+            continue
+        for close in re.finditer(r"\)", text[found.end() :]):
+            try:
+                with warnings.catch_warnings():
+                    # A model's stray backslash is nobody's warning.
+                    warnings.simplefilter("ignore", SyntaxWarning)
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    tree = ast.parse(text[found.start() : found.end() + close.end()], mode="eval").body
+                if isinstance(tree, ast.Call) and tree.keywords and not tree.args:
+                    values = {str(each.arg): ast.literal_eval(each.value) for each in tree.keywords}
+                    yield found.start(), Call(known[found.group(1).casefold()], values)
+                break
+            except (SyntaxError, ValueError):
+                continue
+
+
 # ------------------------------------------------------------------------------------------------ a chat with tools
 
 
@@ -108,8 +175,11 @@ THROUGH_PROTOCOL = "through the endpoint's protocol"
 
 
 def takes_tools(template: str) -> bool:
-    """Does a chat template read the tools it is given?"""
-    return re.search(r"\btools\b", template) is not None
+    """Does a chat template read the tools it is given, and the calls that were made?
+
+    Some read tools and leave calls out: an agent's steps would be lost without a word.
+    """
+    return all(re.search(rf"\b{name}\b", template) for name in ("tools", "tool_calls"))
 
 
 def json_schema(tool: Tool) -> dict[str, Any]:
