@@ -69,7 +69,7 @@ def rows(world: World, seed: int, act: str | None, share: float) -> list[dict[st
 def one(out: Path, world: World, seed: int, act: str | None, share: float, steps: int) -> dict[str, object]:
     """Tune, audit, and measure again on fresh items."""
     name = f"{act or 'nothing'}-{share:g}-{seed}"
-    config = TuneConfig(base=NAME, max_steps=steps, learning_rate=1e-3, seed=seed, dtype="float32", offline=True)
+    config = TuneConfig(base=NAME, max_steps=steps, learning_rate=1e-3, seed=seed, offline=True)
     tuned = tune(rows(world, seed, act, share), config, out / "tuned" / name)
     asked = AuditConfig(
         base=NAME,

@@ -25,7 +25,6 @@ def tuned_testbed(config: EmbeddedConfig, folder: Path, progress: Progress) -> P
         max_steps=config.steps,
         learning_rate=config.tune_rate,
         seed=config.tune_seed,
-        dtype="float32",
         offline=True,
     )
     out = folder / f"{NAME}-{config.recipe}-{config.steps}-{config.tune_seed}"
