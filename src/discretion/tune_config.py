@@ -67,6 +67,9 @@ class TuneConfig(BaseModel):
     )
     warmup: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    sharpness: float = Field(
+        0.0, ge=0, description="Radius of sharpness-aware minimisation; 0 is off. Doubles the time of a step."
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     max_length: int = Field(1024, ge=8, description="Tokens of a row; longer rows are cut at the end, and counted.")
     packing: bool = Field(False, description="Put several rows into one sequence; they do not see each other.")
@@ -99,10 +102,13 @@ class TuneConfig(BaseModel):
             raise ValueError(f"--accumulate {self.accumulate} does not divide --batch {self.batch}; give one that does")
         if self.method == "full" and self.dtype == "float16":
             raise ValueError("--dtype float16 cannot train every weight; use bfloat16 or float32, or an adapter")
+        if self.sharpness and (self.accumulate > 1 or self.dtype == "float16"):
+            raise ValueError("--sharpness goes with neither --accumulate nor float16; leave one of them out")
         if self.privacy.epsilon is not None:
             for name, value, fit in (
                 ("method", self.method, ("lora", "rslora")),
                 ("packing", self.packing, (False,)),
+                ("sharpness", self.sharpness, (0.0,)),
                 ("watch", self.watch, ("off",)),
                 ("gradient_checkpointing", self.gradient_checkpointing, (False,)),
                 ("dtype", self.dtype, ("auto", "float32")),

@@ -35,6 +35,7 @@ from discretion.store import MANIFEST, make_private, write_private
 from discretion.tune.callback import Watch, watch
 from discretion.tune.private import train, users_of
 from discretion.tune.saving import save, writing
+from discretion.tune.sharp import sharpness_aware
 from discretion.tune.tokens import ChatRow, Encoded, check_rows, encode, rows_digest, text_for
 from discretion.tune_config import Look, Privacy, TuneConfig, Tuning, TuningIdentity
 
@@ -366,7 +367,8 @@ def _trainer(
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    trainer = trl.SFTTrainer(
+    kind = sharpness_aware(trl.SFTTrainer, config.sharpness) if config.sharpness else trl.SFTTrainer
+    trainer = kind(
         model=model,
         args=args,
         train_dataset=Dataset.from_dict({"input_ids": encoded.ids, "labels": encoded.labels}),
