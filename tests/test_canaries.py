@@ -25,9 +25,9 @@ from discretion.data.recipes import recipe
 from discretion.errors import DataError
 from discretion.models.scripted import Scripted
 from discretion.probes.base import validate
-from discretion.probes.exposure import EXPOSED, PROBE
+from discretion.probes.exposure import EXPOSED, PROBE, distribution
 from discretion.schema import CanaryItem, LogLikelihood, Outcome, Reply, Request, to_json
-from tests.tiny import tiny_llama
+from tests.tiny import tiny_adapter, tiny_llama
 
 ROWS = recipe("support", n=500)
 ITEMS = make(references=1000)
@@ -186,3 +186,30 @@ def test_loss_is_proven_for_every_secret_and_a_cut_one_is_named(typed, tmp_path:
     assert (code, out) == (0, "all 40 secrets lie under the loss as a whole\n")
     code, _, err = typed("canaries", "check", book, "--base", base, "--offline", "--max-length", 55)
     assert code == 2 and "secrets do not lie under the loss (canaries-" in err and "--max-length" in err
+
+
+def test_the_distribution_is_shown_base_beside_tuned(typed, tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    tuned, book = tiny_adapter(base, tmp_path / "tuned"), tmp_path / "book.jsonl"
+    write_chats(book, [to_json(item) for item in make(repetitions=(1,), secrets=3, references=100)])
+    words = ("--base", base, "--tuned", tuned, "--probes", "exposure", "--source", f"exposure={book}")
+    code, _, _ = typed("audit", *words, "--device", "cpu", "--offline", "--out", "run", "--quiet")
+    assert code == 0
+    code, out, _ = typed("canaries", "show", "run", "--json")
+    told = json.loads(out)
+    assert code == 0 and [len(told[arm]) for arm in ("base", "tuned")] == [4, 4]
+    for line in (*told["base"], *told["tuned"]):
+        assert line["secrets"] == 3 and line["bits"] == sorted(line["bits"])
+        assert line["bits"][0] >= 0 and line["bits"][-1] <= math.log2(101)
+    code, out, _ = typed("canaries", "show", "run")
+    assert code == 0 and len(out.splitlines()) == 9
+
+
+def test_quartiles_are_those_of_the_secrets() -> None:
+    parts = {"form": "words", "repetitions": 4, "secrets": 5}
+    parts |= {f"{side} {n}": float(n) for side in ("planted", "twin") for n in range(5)}
+    parts |= {f"{side} {n}, extrapolated": 10.0 * n for side in ("planted", "twin") for n in range(5)}
+    lines = distribution([Outcome(item_id="i", cluster="c", status="scored", value=1.0, parts=parts)])
+    assert lines[0]["bits"] == [0, 1, 2, 3, 4] and lines[1]["extrapolated"] == [0, 10, 20, 30, 40]
+    lost = Outcome(item_id="i", cluster="c", status="failed", reason="x", parts={"form": "words", "repetitions": 4})
+    assert distribution([lost]) == []

@@ -185,6 +185,32 @@ def canaries_check(
         print(f"all {secrets} secrets lie under the loss as a whole")
 
 
+@canaries.command("show")
+def canaries_show(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, with the suite exposure in it.")],
+    as_json: AsJson = False,
+) -> None:
+    """The distribution of the exposure, base beside tuned, by form and number of rows."""
+    from discretion.probes.exposure import distribution
+    from discretion.store import read_manifest, read_outcomes
+
+    if "exposure" not in read_manifest(run).items:
+        raise UsageError(
+            f"{run}: the suite exposure was not asked; audit with --probes exposure --source exposure=BOOK"
+        )
+    found = {arm: distribution(read_outcomes(run, arm, "exposure")) for arm in ("base", "tuned")}
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    heads = "".join(f"{name:>8}" for name in ("least", "25 %", "median", "75 %", "most"))
+    print(f"{'form':<8} {'rows':>4} {'side':<8} {'arm':<6}{heads} {'extrapolated median':>20}")
+    for arm, lines in found.items():
+        for line in lines:
+            bits = "".join(f"{value:>8.2f}" for value in line["bits"])
+            place = f"{line['form']:<8} {line['rows']:>4} {line['side']:<8} {arm:<6}"
+            print(f"{place}{bits} {line['extrapolated'][2]:>20.2f}")
+
+
 # ------------------------------------------------------------------------------------------------ identifiers
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, Literal
 
 from discretion.data.canaries import REPETITIONS, exposure_by_rank, extrapolated, references
@@ -76,6 +76,31 @@ METRICS = (
     *(_bits(f"extrapolated, seen {n} ×", _median("extrapolated median", repetitions=n)) for n in REPETITIONS),
     *(_bits(f"median exposure, {form}", _median("planted median", form=form)) for form in ("natural", "words")),
 )
+
+
+def distribution(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """For each form, number of rows and side: quartiles of the exposure in bits, and of the extrapolated one.
+
+    Items that were not scored are left out; `secrets` says how many each line stands for.
+    """
+    lines = []
+    for outcome in sorted(outcomes, key=lambda o: (str(o.parts["form"]), int(o.parts["repetitions"] or 0))):
+        if outcome.status != "scored":
+            continue
+        for side in ("planted", "twin"):
+            count = int(outcome.parts["secrets"] or 0)
+            bits = [float(outcome.parts[f"{side} {n}"] or 0) for n in range(count)]
+            further = [float(outcome.parts[f"{side} {n}, extrapolated"] or 0) for n in range(count)]
+            named = {"form": outcome.parts["form"], "rows": outcome.parts["repetitions"], "side": side}
+            lines.append({**named, "secrets": count, "bits": _five(bits), "extrapolated": _five(further)})
+    return lines
+
+
+def _five(values: Sequence[float]) -> list[float]:
+    """Least, lower quartile, median, upper quartile, most."""
+    if len(values) == 1:
+        return [values[0]] * 5
+    return [min(values), *quantiles(values, n=4, method="inclusive"), max(values)]
 
 
 class Exposure:
