@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from discretion.config import StudyRunConfig
-from discretion.errors import MissingExtra
+from discretion.errors import MissingExtra, UsageError
 from discretion.study import run as running
 from tests.study_cases import sleep_and_write
 
@@ -45,3 +45,11 @@ def test_without_ray_the_message_says_what_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"--ray needs the library 'ray'.*discretion\[ray\]"):
         running.make_pool(StudyRunConfig(ray="auto"), sleep_and_write)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("somewhere", "give HOST:PORT, or auto"), ("127.0.0.1:1", "nothing answers there")]
+)
+def test_an_address_that_leads_nowhere_is_told_before_ray_waits_for_it(address, said):
+    with pytest.raises(UsageError, match=said):
+        running.make_pool(StudyRunConfig(ray=address), sleep_and_write)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -171,12 +172,26 @@ def _follow_parent() -> None:
 # ------------------------------------------------------------------------------------------------ Ray
 
 
+def _check_address(address: str) -> None:
+    """Ray itself waits minutes for an address that leads nowhere, and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--ray {address}: no address of a cluster; give HOST:PORT, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        why = error.strerror or str(error) or "no answer"
+        raise UsageError(f"--ray {address}: nothing answers there ({why}); start it with: ray start --head") from None
+
+
 def ray_pool(work: Work, address: str, *, cpus: float, gpus: float, retries: int) -> Pool:
     """Workers of a Ray cluster: `auto` is the running one, or one started on this machine.
 
     `cpus` and `gpus` are what one step holds; a fraction of a GPU lets several steps share one. A step whose worker or
     node is lost is given to another one, up to `retries` times. Raises `MissingExtra` or `UsageError`.
     """
+    if address != "auto":
+        _check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports home unless told otherwise
     try:
         import ray
