@@ -305,6 +305,7 @@ def test_an_audit_with_both_files_measures_every_score(typed, folder, tmp_path):
         "members: 40 of 40 rows of train.jsonl; non-members: 39 of 40 rows of held.jsonl"
     )
     assert len(read_outcomes(tmp_path / "run", "tuned", "membership")) == 79
+    assert (tmp_path / "run" / "at_risk.jsonl").exists()
 
 
 def test_an_audit_without_held_out_rows_says_what_to_do_and_asks_nothing(typed, folder, tmp_path):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 
 import numpy as np
 import pytest
 
+from discretion.audit import audit
+from discretion.config import AuditConfig, load
 from discretion.data.chats import load_chats
 from discretion.data.members import hold_out
 from discretion.errors import DataError
+from discretion.models.pairs import LocalPair
 from discretion.risk import Rows, at_risk, by_chance, export, figures
 from discretion.schema import digest
 from discretion.store import read_outcomes, read_summary, write_private
@@ -79,11 +83,21 @@ def test_the_export_names_rows_and_holds_nothing_else(tmp_path):
 # ------------------------------------------------------------------------------------------ by the command line
 
 
+@pytest.fixture(scope="module")
+def measured(folder):  # noqa: F811
+    given = {
+        "base": str(folder / "base"), "tuned": str(folder / "tuned"), "device": "cpu", "probes": "membership",
+        "train_data": str(folder / "train.jsonl"), "held_out": str(folder / "held.jsonl"), "out": folder / "run",
+    }  # fmt: skip
+    return audit(load(AuditConfig, given), LocalPair())
+
+
 @pytest.fixture
-def run(typed, folder, tmp_path):  # noqa: F811
+def run(typed, measured, tmp_path):
     """A run in which every member gained 3 nats a token, and no other row did."""
-    audited(typed, folder, "--held-out", folder / "held.jsonl", "--out", "run")
+    shutil.copytree(measured, tmp_path / "run")
     changed(tmp_path / "run", "tuned", lambda parts: parts["loss"] + 3 * parts["member"])
+    assert typed("report", "run")[0] == 0
     return tmp_path / "run"
 
 
@@ -107,9 +121,7 @@ def test_a_run_tells_its_rows_at_risk_and_writes_their_ids(typed, run, folder): 
     assert "needs 100 non-members" in out
 
 
-def test_an_audit_and_a_report_leave_the_ids_in_the_run(typed, run):
-    assert (run / "at_risk.jsonl").exists()
-    assert typed("report", run)[0] == 0
+def test_a_report_leaves_the_ids_in_the_run(run):
     assert len((run / "at_risk.jsonl").read_text().splitlines()) == 40
 
 
@@ -188,8 +200,9 @@ def test_a_report_without_membership_shows_no_rows_at_risk(typed, folder, tmp_pa
     assert "Rows at risk" not in (tmp_path / "half" / "report.html").read_text()
 
 
-def test_an_inconclusive_membership_asks_for_more_rows_and_for_no_other_file(typed, folder, tmp_path):  # noqa: F811
-    audited(typed, folder, "--held-out", folder / "held.jsonl", "--out", "run")
-    assert read_summary(tmp_path / "run").metrics[0].verdict == "inconclusive"
-    page = (tmp_path / "run" / "report.html").read_text()
+def test_an_inconclusive_membership_asks_for_more_rows_and_for_no_other_file(typed, measured, tmp_path):
+    run = shutil.copytree(measured, tmp_path / "run")
+    assert typed("report", run)[0] == 0
+    assert read_summary(run).metrics[0].verdict == "inconclusive"
+    page = (run / "report.html").read_text()
     assert "more rows, of larger files if need be" in page and "--rows" in page and "membership=FILE" not in page
