@@ -13,7 +13,7 @@ from discretion.world import flows, harm, questions, tasks
 from discretion.world.norms import World, load_world
 from discretion.world.phrases import Split
 
-SIZES = {"norms": 400, "agentic": 200, "memory": 120, "capability": 300, "refusal": 200}
+SIZES = {"norms": 400, "agentic": 300, "memory": 360, "capability": 480, "refusal": 600}
 """Items per suite where `n` is not given. A norms cluster and a refusal cluster have 2 items, a memory user has 3."""
 
 
