@@ -155,9 +155,8 @@ def compare(suite: Suite, thresholds: Thresholds) -> list[MetricSummary]:
     if base or tuned:
         # A metric that no item enters, such as a condition that was not asked for, is not in the suite's table.
         figures = [figure for figure in figures if figure.n or figure.primary]
-    return [
-        replace(f, reason=reason or f.reason or ("" if f.kept else "no pair was scored in both arms")) for f in figures
-    ]
+    lost = "no pair was scored in both arms"
+    return [replace(f, reason=reason or f.reason or ("" if f.kept else lost)) for f in figures]
 
 
 def _unmeasurable(suite: Suite, figures: Mapping[str, MetricSummary]) -> str:
@@ -176,19 +175,17 @@ def _unmeasurable(suite: Suite, figures: Mapping[str, MetricSummary]) -> str:
             )
     for control in suite.probe.metrics:
         found, ceiling = figures[control.name].base, control.ceiling
-        if ceiling is None or found.value is None or found.interval is None:
-            continue
-        if found.value >= ceiling.limit and found.interval[0] > ceiling.chance:
-            return f"{ceiling.words} ({control.name}: {found.value:.2f}, interval from {found.interval[0]:.2f})"
+        low, value = found.interval[0] if found.interval else 0.0, found.value or 0.0
+        if ceiling is not None and value >= ceiling.limit and low > ceiling.chance:
+            return f"{ceiling.words} ({control.name}: {value:.2f}, interval from {low:.2f})"
     ability = suite.probe.ability
     if ability is None:
         return ""
-    figure = figures[ability.metric].base
-    chance = ability.chance(suite.base)
+    figure, chance = figures[ability.metric].base, ability.chance(suite.base)
     if figure.interval is None or figure.interval[0] <= chance:
         shown = "not measured" if figure.value is None else f"{figure.value:.2f}"
-        low = "" if figure.interval is None else f", interval from {figure.interval[0]:.2f}"
-        return f"the base is at chance in {ability.words} ({shown}{low}; chance {chance:.2f}): nothing there to lose"
+        end = "" if figure.interval is None else f", interval from {figure.interval[0]:.2f}"
+        return f"the base is at chance in {ability.words} ({shown}{end}; chance {chance:.2f}): nothing there to lose"
     return ""
 
 
@@ -266,11 +263,10 @@ def _ranked(
         return base, tuned, ""
     both = [i for i in base if i in tuned and base[i].status == tuned[i].status == "scored"]
     numbers = metric.joint([base[i] for i in both], [tuned[i] for i in both])
-    absent = numbers if isinstance(numbers, str) else ""
-    found = ({}, {}) if isinstance(numbers, str) else [dict(zip(both, of_arm, strict=True)) for of_arm in numbers]
+    absent, pairs = (numbers, ()) if isinstance(numbers, str) else ("", numbers)
+    found = [dict(zip(both, of_arm, strict=True)) for of_arm in pairs] or [{}, {}]
     first, second = (
-        {i: replace(outcome, margin=of_arm.get(i)) for i, outcome in arm.items()}
-        for arm, of_arm in zip((base, tuned), found, strict=True)
+        {i: replace(o, margin=n.get(i)) for i, o in arm.items()} for arm, n in zip((base, tuned), found, strict=True)
     )
     return first, second, absent
 
