@@ -193,7 +193,7 @@ def test_without_n_it_asks_after_it_has_timed_a_few_steps(base, items, tmp_path)
 # ------------------------------------------------------------------------------------------------ in our own tuning
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_our_own_tuning_can_be_watched(base, tmp_path, method):
     said = []
     config = TuneConfig(

@@ -202,6 +202,7 @@ def test_a_private_run_trains_and_says_what_it_spent(base, tuned):
     open_arms(str(base), str(tuned), device="cpu")
 
 
+@pytest.mark.slow
 def test_drowned_in_noise_a_run_does_not_pass_for_trained(base, tmp_path):
     out = tune(ROWS, config(base, epsilon=0.05, max_steps=10, learning_rate=0.02), tmp_path / "out")
     spent = read_tuning(out).privacy

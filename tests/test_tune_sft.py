@@ -70,7 +70,10 @@ def test_the_same_call_gives_the_same_bits_and_another_seed_others(base, tmp_pat
     assert (one / "adapter_model.safetensors").read_bytes() != (other / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "full"])
+@pytest.mark.parametrize(
+    "method",
+    ["lora", "full", pytest.param("rslora", marks=pytest.mark.slow), pytest.param("dora", marks=pytest.mark.slow)],
+)
 def test_each_method_lowers_the_loss_and_its_output_can_be_audited(base, tmp_path, method):
     rate = 0.02 if method != "full" else 0.005
     out = tune(ROWS, config(base, method=method, max_steps=25, learning_rate=rate), tmp_path / method)
