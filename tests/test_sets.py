@@ -7,9 +7,13 @@ import json
 
 import pytest
 
-from discretion.data.sets import FORMS, load_set, read_set
+from discretion.data.sets import FORMS, load_set
 from discretion.data.transforms import rows_digest
 from discretion.errors import DataError
+
+
+def read_set(source, **options):
+    return load_set(source, **options)[0]
 
 
 def written(path, rows):

@@ -76,11 +76,6 @@ def load_set(
     return rows[:n], facts
 
 
-def read_set(source: str, *, form: str | None = None, n: int | None = None, seed: int = 0) -> list[Row]:
-    """The rows alone, as `load_set` gives them."""
-    return load_set(source, form=form, n=n, seed=seed)[0]
-
-
 # ------------------------------------------------------------------------------------------------ the shapes
 
 _SIDES = {"user": "user", "customer": "user", "agent": "assistant", "system": "assistant", "assistant": "assistant"}

@@ -71,10 +71,3 @@ def _there(path: Path) -> Path:
     if not path.exists():
         raise RunFailure(f"{path}: not there for this worker; all workers need the study's folder at the same path")
     return path
-
-
-def describe(error: BaseException) -> str:
-    """One line on a failure, without text of a model or of data unless the error is one of ours."""
-    from discretion.errors import DiscretionError
-
-    return str(error) if isinstance(error, DiscretionError) else f"{type(error).__name__} was raised"
