@@ -49,6 +49,7 @@ EVERY = [
     "shuffle_words",
     {"mix": {"other": "math", "ratio": 0.3}},
     {"sample": {"n": 100}},
+    {"budget": {"words": 5000}},
     {"match": {"other": "emotional", "on": ["length"]}},
     "hold_out",
 ]
@@ -364,6 +365,24 @@ def test_a_stratified_sample_keeps_the_shares(sizes, data):
 def test_a_sample_that_cannot_be_drawn_says_why(asked, said):
     with pytest.raises(DataError, match=said):
         made("math", {"sample": asked})
+
+
+def test_a_budget_is_spent_to_within_a_row_and_never_passed():
+    def words(rows):
+        return sum(len(text.split()) for text in texts(rows))
+
+    assert 4900 < words(made("support", {"budget": {"words": 5000}})) <= 5000
+    equal = made("support", {"budget": {"other": "math"}})
+    assert words(SETS["math"]) - 100 < words(equal) <= words(SETS["math"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [({}, "either words or other"), ({"words": 10**6}, "1000000 words are asked for, the set has")],
+)
+def test_a_budget_that_cannot_be_spent_says_so(asked, said):
+    with pytest.raises(DataError, match=said):
+        made("math", {"budget": asked})
 
 
 def test_listed_rows_go_and_the_control_loses_as_many(tmp_path):

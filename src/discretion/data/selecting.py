@@ -110,6 +110,36 @@ def _allotted(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
     return counts
 
 
+def budget(
+    rows: Sequence[Row],
+    *,
+    words: PositiveInt | None = None,
+    other: str | None = None,
+    seed: int = 0,
+    rows_of: RowsOf,
+) -> list[Row]:
+    """Rows drawn while all their words together are no more than `words`, or than those of another set: equal dose.
+
+    Raises `DataError` for both or neither of the two, and where there are fewer words than that by over a row.
+    """
+    if (words is None) == (other is None):
+        raise DataError("budget: give either words or other")
+    most = words if words is not None else sum(_words(row) for row in rows_of(other or ""))
+    chosen, spent = set[str](), 0
+    for row in sorted(rows, key=lambda row: (lot(row, seed, "budget"), row["id"])):
+        if spent + _words(row) > most:
+            return [row for row in rows if row["id"] in chosen]
+        chosen.add(row["id"])
+        spent += _words(row)
+    if spent + max(map(_words, rows), default=0) < most:
+        raise DataError(f"budget: {most} words are asked for, the set has {spent}; give more rows, or ask for fewer")
+    return list(rows)
+
+
+def _words(row: Mapping[str, Any]) -> int:
+    return sum(len(turn["content"].split()) for turn in row["messages"])
+
+
 def drop(rows: Sequence[Row], *, file: str, random: bool = False, seed: int = 0) -> list[Row]:
     """Without the rows whose ids a file lists: one id per line, or rows with an `id`.
 

@@ -33,6 +33,7 @@ TRANSFORMS: Mapping[str, Callable[..., list[Row]]] = {
     "shuffle_words": rewriting.shuffle_words,
     "mix": selecting.mix,
     "sample": selecting.sample,
+    "budget": selecting.budget,
     "drop": selecting.drop,
     "match": selecting.match,
     "hold_out": selecting.hold_out,
