@@ -363,7 +363,9 @@ def build_testbed(
     from discretion.tune.stream import Recipe
     from discretion.tune.testbed import build, draw_curve, finish
 
-    recipe = replace(Recipe(seed=seed), **({} if steps is None else {"steps": steps}))
+    recipe = Recipe(seed=seed)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
     with shown(quiet=quiet) as progress:
 
         def told(row: Mapping[str, Any]) -> None:

@@ -768,7 +768,7 @@ class Manifest:
     sources: Mapping[str, str]
     """Where each probe's items came from."""
     judge: Mapping[str, Any] = field(default_factory=dict)
-    """Name, digest, votes, suites, and agreement with human labels (`probes.judges.Agreement`), where there are such."""
+    """Name, digest, votes, suites, and agreement with human labels (`probes.judges.Agreement`), where there are any."""
     impossible: Mapping[str, str] = field(default_factory=dict)
     """Probe → why these models cannot be asked it."""
     engine: Mapping[str, Any] = field(default_factory=dict)

@@ -29,7 +29,7 @@ def path() -> Path:
 def check(folder: Path) -> None:
     """Raise `ModelError` unless the folder holds exactly the files of its digests."""
     if not (folder / DIGESTS).is_file():
-        raise ModelError(f"testbed {folder}: {DIGESTS} is missing; install the package again, or build the testbed anew")
+        raise ModelError(f"testbed {folder}: {DIGESTS} is missing; install the package again, or build it anew")
     wanted: dict[str, str] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     found = digests(folder)
     for name in sorted(wanted.keys() | found.keys()):

@@ -32,7 +32,7 @@ def set_copying_heads(model: LlamaForCausalLM, seed: int) -> None:
     pace = 1 / config.rope_parameters["rope_theta"] ** (torch.arange(half) / half)
     rng = torch.Generator().manual_seed(seed)
     project = _orthonormal(size, width, rng)
-    spaces = _orthonormal(BACK * size, width, rng).split(size)
+    spaces = torch.split(_orthonormal(BACK * size, width, rng), size)
     slow = [n for n in range(half) if pace[n] <= SLOW]
     blind = torch.tensor(slow + [n + half for n in slow])
     first, second = (model.model.layers[n].self_attn for n in (0, 1))
@@ -63,5 +63,5 @@ def set_copying_heads(model: LlamaForCausalLM, seed: int) -> None:
 
 
 def _orthonormal(rows: int, columns: int, rng: torch.Generator) -> torch.Tensor:
-    q, _ = torch.linalg.qr(torch.randn(columns, rows, generator=rng))
+    q: torch.Tensor = torch.linalg.qr(torch.randn(columns, rows, generator=rng))[0]
     return q.T
