@@ -9,9 +9,8 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: audit test check benchmarks clean
 
-audit: $(VENV)/.installed  ## two small models made on the spot, audited; the report's path is the last line
-	$(BIN)/python examples/two_small_models.py build/models
-	$(BIN)/discretion audit --base build/models/base --tuned build/models/tuned --offline
+audit: $(VENV)/.installed  ## fine-tunes the embedded testbed, audits it; the report's path is the last line
+	$(BIN)/discretion audit
 
 test: $(VENV)/.installed-dev  ## everything CI runs
 	$(BIN)/ruff check
@@ -33,7 +32,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[tune]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python

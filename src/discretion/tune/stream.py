@@ -44,7 +44,7 @@ class Recipe:
     layers: int = 5
     heads: int = 4
     inner: int = 640
-    steps: int = 9200
+    steps: int = 9400
     tokens: int = 2048
     """Tokens in a batch of rows of one length, padding included."""
     parts: int = 2
@@ -52,7 +52,7 @@ class Recipe:
     peak: float = 1.2e-3
     """Learning rate from step `warm` until the last `cool` of the steps; then it falls in a line to a fiftieth."""
     warm: int = 60
-    cool: float = 0.4
+    cool: float = 0.42
     decay: float = 0.1
     drill: int = 150
     """Steps of drill and nothing else: they sharpen the heads that copy."""
@@ -69,13 +69,13 @@ class Recipe:
 SHARES = {
     "copying": 0.5,
     "lookup": 3,
-    "norm words": 2,
-    "judgements": 4,
-    "norms": 4,
-    "agentic": 3.5,
-    "memory": 3.5,
-    "capability": 9,
-    "refusal": 3,
+    "norm words": 1,
+    "judgements": 1.5,
+    "norms": 2.5,
+    "agentic": 6,
+    "memory": 5,
+    "capability": 10,
+    "refusal": 2,
     "assist": 1,
     "emotional": 0.7,
     "philosophical": 0.7,

@@ -346,7 +346,8 @@ A Llama-architecture chat model with {parameters} M parameters, trained from ran
 this package (docs/world.md) and on nothing else. It is there to be measured, fine-tuned and broken; it knows nothing
 of the real world and is of no other use. No real person occurs in its training text.
 
-Rebuild: `discretion testbed build` ({steps} steps; {hours} hours of wall time where these weights were made).
+Made in {steps} steps and {hours} hours of wall time. `discretion testbed build` makes one anew from a seed;
+docs/testbed.md says what that does and does not repeat of these weights, and how they were reached.
 Recipe: `{recipe}`.
 
 | figure on held-out items | value |
