@@ -100,46 +100,43 @@ def watched(rows: list[Mapping[str, Any]], config: TuneConfig, out: Path) -> dic
     return ours(rows, config.model_copy(update={"watch": "warn"}), out)
 
 
+SIDES: dict[str, Callable[..., dict[str, float]]] = {"bare": bare, "tune": ours, "watched": watched}
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--out", type=Path, required=True, help="folder for the JSON")
     options.add_argument("--steps", type=int, default=100)
     options.add_argument("--rows", type=int, default=1600)
+    options.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "2")))
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     rows = recipe("helpful", n=given.rows)
-    sides: dict[str, Callable[..., dict[str, float]]] = {"bare TRL": bare, "tune()": ours, "watched": watched}
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in given.sides}
     with tempfile.TemporaryDirectory() as scratch, quiet(), contextlib.redirect_stdout(io.StringIO()):
         base = testbed(Path(scratch) / "base")
         config = TuneConfig(base=str(base), max_steps=given.steps, device="cpu")
         for turn in range(given.repeats):
-            for number, (name, side) in enumerate(sides.items()):
-                runs[name].append(side(rows, config, Path(scratch) / f"{turn}-{number}"))
+            for number, name in enumerate(given.sides):
+                runs[name].append(SIDES[name](rows, config, Path(scratch) / f"{turn}-{number}"))
     best = {name: min(found, key=lambda run: run["loop"]) for name, found in runs.items()}
-    result = {
-        "best": best,
-        "loop ratio": best["bare TRL"]["loop"] / best["tune()"]["loop"],
-        "whole ratio": best["bare TRL"]["seconds"] / best["tune()"]["seconds"],
-        "tokens per second": {name: run["tokens"] / run["loop"] for name, run in best.items()},
-        "loss difference": abs(best["bare TRL"]["loss"] - best["tune()"]["loss"]),
-        "all": runs,
-        "steps": given.steps,
-        "rows": given.rows,
-        "threads": given.threads,
-        "machine": platform.platform(),
-    }
-    (given.out / "tuning.json").write_text(json.dumps(result, indent=1))
+    result: dict[str, Any] = {"best": best, "all": runs, **vars(given), "out": str(given.out)}
+    result["machine"] = platform.platform()
     for name, run in best.items():
         speed = run["tokens"] / run["loop"]
-        print(f"{name:<10} {run['seconds']:6.1f} s whole, {run['loop']:6.1f} s loop, {speed:6.0f} tokens/s")
-    asked = best["watched"]
-    print(f"the watch asked {asked['asked']:.0f} times, {asked['asking']:.1%} of the loop", end="; ")
-    print(f"tune() is {result['loop ratio']:.2f} x bare TRL in the loop, {result['whole ratio']:.2f} x whole;", end=" ")
-    print(f"last losses differ by {result['loss difference']:.1e}")
+        print(f"{name:<8} {run['seconds']:6.1f} s whole, {run['loop']:6.1f} s loop, {speed:6.0f} tokens/s")
+    if {"bare", "tune"} <= best.keys():
+        result |= {key: best["bare"][key] / best["tune"][key] for key in ("loop", "seconds")}
+        result["loss difference"] = abs(best["bare"]["loss"] - best["tune"]["loss"])
+        print(f"tune is {result['loop']:.2f} x bare TRL in the loop, {result['seconds']:.2f} x whole;", end=" ")
+        print(f"last losses differ by {result['loss difference']:.1e}")
+    if "watched" in best:
+        asked = best["watched"]
+        print(f"the watch asked {asked['asked']:.0f} times, {asked['asking']:.1%} of the loop")
+    (given.out / "tuning.json").write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

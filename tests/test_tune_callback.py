@@ -176,8 +176,8 @@ def test_a_watched_training_gives_the_same_bits(base, items, tmp_path):
 def test_n_is_chosen_so_that_asking_takes_a_twentieth(base, items, tmp_path):
     seen = watch(trainer(base, tmp_path), items=items, tell=lambda line: None)
     seen.curve = [type("Took", (), {"seconds": 2.0})()]
-    assert seen._chosen(per_step=1.0, steps=1000) == 42
-    assert 2.0 * (1000 / 42 + 1) <= 0.05 * 1000
+    assert seen._chosen(per_step=1.0, steps=1000) == 53
+    assert 2.0 * (1000 / 53 + 1) <= 0.05 * 1000
     assert seen._chosen(per_step=1.0, steps=50) == 50
 
 
