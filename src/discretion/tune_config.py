@@ -78,7 +78,7 @@ class TuneConfig(BaseModel):
         "off", description="Ask norms items while training; when discretion leaves the base's interval, warn or stop."
     )
     watch_every: int | None = Field(
-        None, ge=1, description="Ask them every N steps; by default as often as 5 % of the time allows."
+        None, ge=1, description="Ask them every N steps; by default as often as 4 % of the time allows."
     )
     seed: int = Field(0, ge=0, description="Seed of initial weights, order and dropout.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto, cpu, cuda or mps.")

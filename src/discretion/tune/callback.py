@@ -53,7 +53,7 @@ def watch(
     """Add a `Watch` to a `transformers.Trainer` (TRL's are such) and give it back.
 
     `every` n steps the items are asked; without it n is chosen, from the time that asking and training took, so that
-    asking takes at most 5 % of the training. `then` says what happens once discretion leaves the base's interval;
+    asking takes about 4 % of the training. `then` says what happens once discretion leaves the base's interval;
     `keep` names a folder for the last model that had not. `items` are embedded ones unless given; `tell` gets a line
     of text, which goes to stderr unless given.
     """
