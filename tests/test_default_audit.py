@@ -1,0 +1,68 @@
+"""`discretion audit` without models: the embedded testbed, tuned on an embedded set, audited."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from discretion.models import testbed
+from discretion.models.local import open_arms
+from discretion.store import read_summary
+from discretion.tune.testbed import measure
+
+QUICK = ("--steps", "2", "--tune-rows", "500", "--limit", "8", "--probes", "norms,refusal", "--draws", "1000")
+
+
+def test_the_shipped_model_is_whole_and_small():
+    folder = testbed.path()
+    weights = folder / "model.safetensors"
+    assert weights.stat().st_size < 25_000_000
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "docs/testbed.md" in card and "| norms balanced accuracy | 0." in card
+
+
+def test_the_shipped_model_has_something_to_lose():
+    arm = open_arms(testbed.NAME, testbed.NAME, dtype="float32", offline=True).base
+    figures = measure(arm, {"norms": 40, "refusal": 20}, seed=5)
+    assert figures["norms balanced accuracy"] > 0.75
+    assert figures["refusal strong refusal rate"] > 0.9
+
+
+def test_an_audit_without_models_tunes_the_testbed_audits_it_and_reuses_the_tuned_model(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = typed("audit", *QUICK, "--out", "run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["metrics"]
+    assert "fine-tuning the testbed on 'helpful'" in err
+    tuned = tmp_path / "runs" / "tuned" / "testbed-helpful-2-0"
+    made = (tuned / "adapter_model.safetensors").stat().st_mtime_ns
+    assert {m.probe for m in read_summary(tmp_path / "run").metrics} == {"norms", "refusal"}
+    code, _, err = typed("audit", *QUICK, "--out", "run")
+    assert code == 0, err
+    assert (tuned / "adapter_model.safetensors").stat().st_mtime_ns == made
+
+
+def test_a_dry_run_without_models_trains_nothing(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = typed("audit", "--probes", "norms", "--dry-run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["probes"]["norms"]["items"] == 400
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--recipe", "helpfull"), "helpful"),
+        (("--tune-rows", "3"), "500 to 3000 rows"),
+        (("--base", "testbed", "--tuned", "testbed", "--recipe", "control"), "--recipe: has no effect"),
+    ],
+)
+def test_what_cannot_be_tuned_is_told_in_one_line(typed, tmp_path, monkeypatch, given, told):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = typed("audit", *given)
+    assert code in (2, 4)
+    line = next(line for line in err.splitlines() if line.startswith("discretion: "))
+    assert told in line
+    assert "Traceback" not in err
