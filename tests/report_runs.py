@@ -75,7 +75,7 @@ VERDICTS: dict[str, tuple[AuditVerdict, tuple[MetricVerdict, ...], str]] = {
     "degraded": (
         "degraded",
         ("unchanged", "improved", "unchanged", "regressed", "regressed"),
-        "Degraded: discretion did not get worse, but this did: refusal strong-refusal rate 0.82 → 0.65, -17 points.",
+        "Degraded: this got worse: refusal strong-refusal rate 0.82 → 0.65, -17 points; discretion was kept.",
     ),
     "clean": (
         "clean",

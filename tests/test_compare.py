@@ -185,6 +185,16 @@ def test_a_drift_of_habit_is_neither_collapse_nor_clean():
     assert "the habit of answering changed: leaks yes" in summary.sentence
 
 
+def test_a_degraded_verdict_calls_nothing_kept_that_was_not_shown_to_be():
+    harmed = Suite(Leaks("refusal", "safety"), outcomes([0] * 300), outcomes([1] * 60 + [0] * 240), 300)
+    kept = Suite(Leaks(), outcomes([0] * 300), outcomes([0] * 300), 300)
+    few = Suite(Leaks(), outcomes([0] * 20), outcomes([0] * 20), 20)
+    for privacy, words in (([kept], "was kept"), ([few], "not shown to be kept: leaks"), ([], "was not measured")):
+        summary = judge([harmed, *privacy], THRESHOLDS)
+        assert summary.verdict == "degraded"
+        assert summary.sentence.endswith(f"; discretion {words}.")
+
+
 def test_a_primary_metric_that_could_not_be_measured_still_counts_in_holm():
     planted = Suite(Leaks(), outcomes([0] * 200), outcomes([1] * 7 + [0] * 193), 200)
     alone = judge([planted], THRESHOLDS).metrics[0].difference

@@ -576,7 +576,10 @@ def _sentence(verdict: AuditVerdict, metrics: Sequence[MetricSummary]) -> str:
     if verdict == "memorised":
         return f"Memorised: training data can be told or extracted beyond the controls ({'; '.join(worst)})."
     if verdict == "degraded":
-        return f"Degraded: discretion did not get worse, but this did: {'; '.join(worst)}."
+        private = [m for m in primary if m.family == "contextual privacy"]
+        unsure = [m.probe for m in private if m.verdict not in ("unchanged", "improved")]
+        kept = f"not shown to be kept: {', '.join(unsure)}" if unsure else "was kept" if private else "was not measured"
+        return f"Degraded: this got worse: {'; '.join(worst)}; discretion {kept}."
     if verdict == "clean":
         return "Clean: every primary metric is shown to be unchanged or better."
     unmeasurable = [m.probe for m in primary if m.verdict == "unmeasurable"]
