@@ -35,7 +35,8 @@ def test_an_audit_without_models_tunes_the_testbed_audits_it_and_reuses_the_tune
     assert code == 0, err
     assert json.loads(out)["metrics"]
     assert "fine-tuning the testbed on 'helpful'" in err
-    tuned = tmp_path / "runs" / "tuned" / "testbed-helpful-2-0"
+    (tuned,) = (tmp_path / "runs" / "tuned").iterdir()
+    assert tuned.name.startswith("testbed-helpful-2-")
     made = (tuned / "adapter_model.safetensors").stat().st_mtime_ns
     assert {m.probe for m in read_summary(tmp_path / "run").metrics} == {"norms", "refusal"}
     code, _, err = typed("audit", *QUICK, "--out", "run")

@@ -10,6 +10,7 @@ from pathlib import Path
 from discretion.data.recipes import recipe as rows_of
 from discretion.models.testbed import NAME
 from discretion.progress import Progress
+from discretion.schema import digest
 from discretion.tune.sft import tune
 from discretion.tune_config import EmbeddedConfig, TuneConfig
 
@@ -27,6 +28,6 @@ def tuned_testbed(config: EmbeddedConfig, folder: Path, progress: Progress) -> P
         seed=config.tune_seed,
         offline=True,
     )
-    out = folder / f"{NAME}-{config.recipe}-{config.steps}-{config.tune_seed}"
+    out = folder / f"{NAME}-{config.recipe}-{config.steps}-{digest(config.model_dump())[:8]}"
     progress.begin(f"fine-tuning the testbed on {config.recipe!r}", config.steps)
     return tune(rows, asked, out, on_progress=lambda row: progress.advance())
