@@ -20,6 +20,9 @@ os.environ.update(
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What a shell starts in its background ignores Ctrl-C, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 LOOPBACK = ("127.", "::1", "localhost")
 
 
