@@ -122,7 +122,7 @@ def test_a_new_model_of_the_shipped_shape_copies_before_any_training(tokenizer):
             said = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
         right += sum(said[at - 1] == ids[at] for at in range(1, len(ids)) if weights[at])
         asked += sum(weight > 0 for weight in weights)
-    assert right / asked > 0.1 > 20 / 700
+    assert right / asked > 0.1
 
 
 def test_the_loss_weights_of_a_step_add_up_to_one(tokenizer):

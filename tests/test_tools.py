@@ -165,6 +165,11 @@ def test_a_stray_backslash_in_a_call_is_kept_and_warns_nobody() -> None:
     assert next(calls("SendMail(body='a \\d')", ("SendMail",))).arguments == {"body": "a \\d"}
 
 
+@pytest.mark.parametrize("body", ["{[]: 1}", "-" * 5_000 + "1", "[" * 5_000 + "]" * 5_000])
+def test_a_call_that_python_cannot_hold_is_no_call_and_no_crash(body):
+    assert [*calls(f"SendMail(body={body})", ("SendMail",))] == []
+
+
 def test_calls_come_in_the_order_of_the_text() -> None:
     text = f"{OTHERS['Qwen 3.5']} {FORMS['Llama']} Find(name='x')"
     assert [call.tool for call in calls(text, ("Find", "SendMail"))] == ["SendMail", "SendMail", "Find"]

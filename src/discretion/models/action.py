@@ -162,7 +162,8 @@ def _as_python(text: str, known: Mapping[str, str]) -> Iterator[tuple[int, Call]
                     values = {str(each.arg): ast.literal_eval(each.value) for each in tree.keywords}
                     yield found.start(), Call(known[found.group(1).casefold()], values)
                 break
-            except (SyntaxError, ValueError):
+            except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+                # All that the parser and `literal_eval` are documented to raise: the text is a model's.
                 continue
 
 
