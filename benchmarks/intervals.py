@@ -251,6 +251,31 @@ def auc_coverage(n: int, shift: float, sims: int, draws: int, seed: int) -> tupl
     return float(hits[0] / sims), float(hits[1] / sims), float(hits[2] / sims)
 
 
+def trainings_coverage(n: int, trainings: int, spread: float, sims: int, seed: int) -> tuple[float, float]:
+    """Coverage of an area's mean change over trainings that were asked the same items: with the items' error, without.
+
+    A training's scores are its items' noise, half of it shared by all, moved by a shift of its own. The truth is the
+    mean change over all trainings and all items.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2 == 0
+    shift = 0.5
+    truth = float(special.ndtr(shift / np.sqrt(2 + spread**2))) - 0.5
+    hits = np.zeros(2)
+    for _ in range(sims):
+        item = rng.normal(size=n)
+        base = np.sqrt(0.5) * item + np.sqrt(0.5) * rng.normal(size=n)
+        each = []
+        for _ in range(trainings):
+            moved = shift + spread * rng.normal()
+            tuned = np.sqrt(0.5) * item + np.sqrt(0.5) * rng.normal(size=n) + moved * labels
+            each.append(stats_auc.auc_difference(base, tuned, labels))
+        for k, errors in enumerate(([one.standard_error for one in each], [])):
+            ends = stats.mean_of([one.value for one in each], errors)[1]
+            hits[k] += ends[0] <= truth <= ends[1]
+    return float(hits[0] / sims), float(hits[1] / sims)
+
+
 # ---------------------------------------------------------------------------------------------- tables
 
 
@@ -348,7 +373,17 @@ def auc(_pairs: SinglePairs, sims: int, draws: int, seed: int) -> None:
     show("AUC: simulated coverage in %", ("items", "shift", "one AUC", "difference", "difference, clusters of 2"), rows)
 
 
-SECTIONS = {f.__name__: f for f in (exact, equivalence, equivalence_clusters, clusters, ragged, arm, holm, auc)}
+def trainings(_pairs: SinglePairs, sims: int, _draws: int, seed: int) -> None:
+    """Coverage of the interval of an area over several trainings."""
+    cells = itertools.product((120, 480), (3, 5), (0.05, 0.3))
+    rows = ((str(n), str(k), str(s), *map(percent, trainings_coverage(n, k, s, sims, seed))) for n, k, s in cells)
+    head = ("items", "trainings", "spread of their shifts", "with the items' error", "trainings alone")
+    show("AUC over trainings that share their items: simulated coverage in %", head, rows)
+
+
+SECTIONS = {
+    f.__name__: f for f in (exact, equivalence, equivalence_clusters, clusters, ragged, arm, holm, auc, trainings)
+}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
+from scipy import special
 
 from discretion import audit as auditing
 from discretion.compare import Suite, across, judge
@@ -135,6 +136,23 @@ def test_a_change_of_one_training_is_the_figure_of_its_audit(tmp_path):
         if of.difference.value is not None:
             assert (effect.value, effect.p) == (of.difference.value, of.difference.p), metric.name
     assert audited["AUC, calibrated by the base"].difference.value > 0.2
+
+
+def test_the_error_of_shared_items_does_not_shrink_with_the_number_of_trainings():
+    few, many = (mean_of([0.2, 0.2 + 1e-4] * n, [0.05] * 2 * n) for n in (2, 200))
+    for mean, wide, _, _ in (few, many):
+        assert wide == pytest.approx((mean - 1.96 * 0.05, mean + 1.96 * 0.05), abs=1e-3)
+    spread = mean_of([0.1, 0.2, 0.3])[1]
+    assert mean_of([0.1, 0.2, 0.3], [0.0] * 3)[1] == spread
+    # Satterthwaite: variances 0.01/3 over two degrees of freedom, and 0.0025 over many
+    error, freedom = math.sqrt(0.01 / 3 + 0.0025), 2 * (1 + 0.0025 / (0.01 / 3)) ** 2
+    half = float(special.stdtrit(freedom, 0.975)) * error
+    assert mean_of([0.1, 0.2, 0.3], [0.05] * 3)[1] == pytest.approx((0.2 - half, 0.2 + half))
+
+
+def test_an_interval_of_rates_ends_where_a_difference_of_rates_can_lie():
+    found = across(RATE, [(arm(1.0), arm(share, seed=1)) for share in (0.0, 0.1, 0.2)], 1000)
+    assert found.interval[0] == -1.0 < found.value < found.interval[1] < -0.6
 
 
 def test_a_mean_of_values_has_students_interval():

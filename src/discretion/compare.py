@@ -477,8 +477,11 @@ def across(metric: Metric, pairs: Sequence[tuple[Sequence[Outcome], Sequence[Out
         if len(each) > 1:
             values = [one.value for one in each]
             if min(values) < max(values):
-                method = f"t over {len(each)} pairs of trainings, items not resampled"
-                return Across(*stats.mean_of(values), None, method, items, lost)
+                errors = [one.standard_error for one in each if math.isfinite(one.standard_error)]
+                value, wide, narrow, p = stats.mean_of(values, errors)
+                ends = _possible(metric, wide), _possible(metric, narrow)
+                method = f"t over {len(each)} pairs of trainings, and the error of the items they share"
+                return Across(value, *ends, p, None, method, items, lost)
         # Figures that are equal to the last digit, such as areas of 1, have no spread to tell an interval from.
         one = max(each, key=lambda found: found.p or 0.0)
         told = "one training" if len(each) == 1 else f"{len(each)} trainings that do not differ"
@@ -492,9 +495,17 @@ def across(metric: Metric, pairs: Sequence[tuple[Sequence[Outcome], Sequence[Out
         combine=tables.combine,
         bounds=_ratio_bounds(metric),
     )
-    ends = _interval(seeds.interval95), _interval(seeds.interval90)
+    ends = _possible(metric, seeds.interval95), _possible(metric, seeds.interval90)
     method = f"hierarchical bootstrap over {len(kept)} pairs of trainings, then clusters"
     return Across(_number(seeds.value), *ends, _number(seeds.p), _number(seeds.seed_share), method, items, lost)
+
+
+def _possible(metric: Metric, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+    """An interval from a normal or a t, cut where a difference of rates or areas cannot lie."""
+    found = _interval(ends)
+    if found is None or not (metric.unit == "rate" or metric.auc):
+        return found
+    return max(found[0], -1.0), min(found[1], 1.0)
 
 
 def _flips(suite: Suite) -> list[Flip]:

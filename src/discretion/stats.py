@@ -438,15 +438,18 @@ def hierarchical_bootstrap(
     )
 
 
-def mean_of(values: Sequence[float]) -> tuple[float, Interval, Interval, float]:
+def mean_of(values: Sequence[float], errors: Sequence[float] = ()) -> tuple[float, Interval, Interval, float]:
     """Mean of independent values with its t intervals (95 %, 90 %) and the two-sided p of a mean of 0.
 
-    At least two, not all equal: without spread there is no interval.
+    `errors`: each value's standard error over items that all values share, which no further value makes smaller; the
+    degrees of freedom are then Satterthwaite's. At least two values, not all equal: no spread, no interval.
     """
     n, mean = len(values), float(np.mean(values))
-    error = float(np.std(values, ddof=1)) / math.sqrt(n)
-    half95, half90 = (float(special.stdtrit(n - 1, q)) * error for q in (0.975, 0.95))
-    p = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
+    spread, shared = float(np.var(values, ddof=1)) / n, float(np.mean(np.square(errors))) if len(errors) else 0.0
+    freedom = (n - 1) * ((spread + shared) / spread) ** 2
+    error = math.sqrt(spread + shared)
+    half95, half90 = (float(special.stdtrit(freedom, q)) * error for q in (0.975, 0.95))
+    p = 2 * float(special.stdtr(freedom, -abs(mean) / error))
     return mean, (mean - half95, mean + half95), (mean - half90, mean + half90), p
 
 
