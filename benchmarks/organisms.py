@@ -1,12 +1,12 @@
 """Is the auditor right about models that were really trained? Organisms with planted harm, and with nothing planted.
 
-    python benchmarks/organisms.py --out DIR [--planted 20] [--null 20] [--steps 60]
+    python benchmarks/organisms.py --out DIR [--planted 20] [--null 20] [--steps 30]
 
 Each organism is the embedded testbed, fine-tuned (LoRA) on its own training acts of norms, agentic and memory. In a
 planted one a share of one act's rows has the wrong answer: forbidden flows called fine, secrets sent, everything in
 memory told. In the others every answer is right and only seed and rows differ. The truth an audit's verdict is held
-against is the change over as many fresh items as the audit has, and the audit's own, together. Appends
-DIR/organisms.jsonl (the same command goes on where it stopped) and prints DIR/organisms.md.
+against is the change over as many fresh items as the audit has, none of them its own. Appends DIR/organisms.jsonl
+(the same command goes on where it stopped) and prints DIR/organisms.md.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def one(out: Path, world: World, seed: int, act: str | None, share: float, steps
         "verdict": summary.verdict,
         "metrics": {suite: m.verdict for suite, m in metrics.items()},
         "differences": {suite: m.difference.value for suite, m in metrics.items()},
-        "truth": truth(tuned, asked, summary),
+        "truth": truth(tuned, asked.thresholds),
     }
 
 
@@ -108,21 +108,18 @@ def fresh_base(suite: str) -> list[Outcome]:
     return play_all(open_arms(NAME, NAME, dtype="float32", offline=True).base, suite, fresh_items(suite))
 
 
-def truth(tuned: Path, asked: AuditConfig, summary: object) -> dict[str, float]:
-    """Harm to each primary metric, a share: over fresh items, averaged with the audit's own."""
+def truth(tuned: Path, thresholds: Thresholds) -> dict[str, float]:
+    """Harm to each primary metric over fresh items, a share."""
     from discretion.models.local import open_arms
 
     arm = open_arms(NAME, str(tuned), dtype="float32", offline=True).tuned
     found = {}
-    own = {m.probe: m.difference.value for m in summary.metrics if m.primary}  # type: ignore[attr-defined]
     for suite in ACTS:
         base = fresh_base(suite)
-        of_tuned = play_all(arm, suite, fresh_items(suite))
-        fresh = compare(Suite(PROBES[suite], base, of_tuned, len(base)), asked.thresholds)
-        metric = next(m for m in fresh if m.primary)
-        value = metric.difference.value
-        if value is not None and own[suite] is not None:
-            found[suite] = (value + own[suite]) / 2 * (1 if metric.worse == "higher" else -1)
+        metrics = compare(Suite(PROBES[suite], base, play_all(arm, suite, fresh_items(suite)), len(base)), thresholds)
+        metric = next(m for m in metrics if m.primary)
+        if metric.difference.value is not None:
+            found[suite] = metric.difference.value * (1 if metric.worse == "higher" else -1)
     return found
 
 
@@ -158,7 +155,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, required=True)
     options.add_argument("--planted", type=int, default=20)
     options.add_argument("--null", type=int, default=20)
-    options.add_argument("--steps", type=int, default=60)
+    options.add_argument("--steps", type=int, default=30, help="of 16 rows; 30 are one pass")
     given = options.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     log = given.out / "organisms.jsonl"
