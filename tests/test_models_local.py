@@ -81,6 +81,17 @@ def test_no_two_arms_share_a_digest_unless_they_are_the_same(folder, tmp_path):
     assert plain.base_digest == first.base_digest
 
 
+def test_a_reply_is_kept_for_the_room_and_the_end_tokens_that_both_arms_share(folder, tmp_path):
+    alone = opened(folder / "base", folder / "base").base
+    short = opened(folder / "base", tiny_llama(tmp_path / "short", seed=1, context=256)).base
+    assert short.digest != alone.digest
+    stops = tiny_llama(tmp_path / "stops", seed=1)
+    settings = json.loads((stops / "generation_config.json").read_text())
+    (stops / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [1, 9]}))
+    assert opened(folder / "base", stops).base.digest != alone.digest
+    assert opened(folder / "base", folder / "adapter").base.digest == alone.digest
+
+
 def test_a_changed_weight_file_changes_the_digest(folder, tmp_path):
     copy = shutil.copytree(folder / "base", tmp_path / "copy")
     before = preview(str(copy), str(copy), offline=True).base_digest

@@ -179,12 +179,15 @@ def open_arms(
         second = Weights.of(loading.load_checkpoint(pair.tuned, where, kind))
         shared.context = min(min_context, second.context)
     precision = str(kind).removeprefix("torch.")
+    shared.ends = _ends(pair.text.tokenizer, [first.causal, second.causal])
+    # what one arm answers hangs on the other, too: on where both stop, and on the room that both have
+    common = (pair.text.digest, precision, f"context {shared.context}", f"ends {sorted(shared.ends)}")
     arms = []
     for arm, weights, name, digest in (
         ("base", first, base, pair.base_digest),
         ("tuned", second, tuned, pair.tuned_digest),
     ):
-        known = loading.joined(digest, pair.text.digest, precision)
+        known = loading.joined(digest, *common)
         arms.append(LocalModel(name, known, arm, weights, shared, switch))  # type: ignore[arg-type]
     facts = {**pair.facts, "device": str(first.device), "context": shared.context}
     checked = {arm.arm: _self_check(arm) for arm in arms}
@@ -196,7 +199,6 @@ def open_arms(
         found.pop("scores", None)
     if not switch and pair.tuned_digest == pair.base_digest:
         facts["tuned"] = "the base itself"
-    shared.ends = _ends(pair.text.tokenizer, [first.causal, second.causal])
     for weights in (first, second):
         weights.budget = batch_tokens or calibrate(weights)
         weights.rows = 64 if weights.device.type == "cpu" else 256
