@@ -146,6 +146,30 @@ def test_a_kind_without_room_gets_longer_surrogates():
     assert not set(contents(new)[0].split()) & set(contents(rows)[0].split())
 
 
+def test_years_that_stand_elsewhere_in_the_data_are_no_surrogates():
+    rows = [chat(f"He was born in {1960 + n} and moved in {1962 + n}.") for n in range(17)]
+    for secret in (SECRET, b"another", b"a third"):
+        new, key = replace(rows, secret=secret)
+        assert restore(new, key) == rows
+        assert not re.search(r"born in 19[67]\d and", new[0]["messages"][0]["content"])
+
+
+def test_a_year_without_a_free_one_near_it_gets_a_placeholder_and_the_rest_keeps_its_shape():
+    rows = [chat("Mr Keller was born in 1985. In any year: " + " ".join(map(str, range(1940, 2040))))]
+    new, key = replace(rows, secret=SECRET)
+    (text,) = contents(new)
+    assert "was born in [DATE_TIME_1]. In" in text and "[PERSON" not in text and "Keller" not in text
+    assert restore(new, key) == rows
+
+
+def test_a_value_whose_surrogates_all_stand_in_the_data_gets_a_placeholder_after_the_proof():
+    there = " ".join(f"{letter} {digit}," for letter in "abcdefghjklmnprstuvwxyz" for digit in range(10))
+    rows = [chat("code k 3", "Mr Keller: " + there)]
+    new, key = replace(rows, Given(patterns={"CODE": r"(?<=code )\w \d"}), secret=SECRET)
+    assert contents(new)[0] == "code [CODE_1]" and "[PERSON" not in contents(new)[1]
+    assert restore(new, key) == rows
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

@@ -14,6 +14,7 @@ import re
 import secrets
 import stat
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -33,7 +34,11 @@ KEPT = frozenset(("role",))
 """Fields whose text is the form of a row and not its content."""
 
 ATTEMPTS = 400
-"""Draws for one identifier before the data set counts as too full of its kind."""
+"""Draws for one identifier before the data set counts as too full of its kind, and it gets a placeholder."""
+ROUNDS = 8
+"""Proofs of the whole set; from the last draw on, what a proof confused gets a placeholder."""
+DRAWN_ANEW = 3
+"""Rounds that only draw other surrogates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ def replace(
 
     In `dataset` scope one value has one replacement throughout; in `conversation` scope another one in every row, so
     that rows cannot be linked. Names in a message's `name` field are people wherever they stand, and a name found in
-    one text of a row is found in its others. Raises `DataError` when no reversible replacement can be made.
+    one text of a row is found in its others. A value whose surrogates cannot be told from the rest of the data gets a
+    placeholder in either style. Raises `DataError` when no reversible replacement can be made.
     """
     kept = [dict(row) for row in rows]
     secret = secret or secrets.token_bytes(32)
@@ -71,28 +77,50 @@ def replace(
         found.append([(text, _whole_words(text, more)) for text, more in zip(own, shared, strict=True)])
     values = {text[a:b] for row in found for text, stretches in row for a, b, _ in stretches}
     words = {word.casefold() for row in texts for text in row for word in _WORD.findall(text)}
-    for salt in range(4):
-        mint = _Mint(secret, salt, style, values, words)
+    confused: set[str] = set()
+    for salt in range(ROUNDS):
+        mint = _Mint(secret, salt, style, values, words, confused)
         out = []
+        minted = []
         for number, (row, part) in enumerate(zip(kept, found, strict=True)):
             apart = number if scope == "conversation" else -1
-            out.append(_filled(row, [_replaced(text, stretches, mint, apart) for text, stretches in part]))
+            pieces = [_replaced(text, stretches, mint, apart) for text, stretches in part]
+            minted.append([used for _, used in pieces])
+            out.append(_filled(row, [new for new, _ in pieces]))
         key = Key(secret, mint.originals)
-        if restore(out, key) == kept:
+        back = _turned_back(key)
+        wrong: set[str] = set()
+        for own, new, issued in zip(texts, out, minted, strict=True):
+            for old, text, used in zip(own, _texts(new), issued, strict=True):
+                restored, met = back(text)
+                if restored != old:
+                    wrong.update((Counter(used) - Counter(met)) + (Counter(met) - Counter(used)) or used)
+        if not wrong:
             return out, key
-    raise DataError("replacing identifiers: surrogates are not told from the rest of the data; use placeholders")
+        if salt >= DRAWN_ANEW:
+            confused = confused | {mint.originals[replacement] for replacement in wrong}
+    hint = "; type: --style placeholder" if style == "surrogate" else ""
+    raise DataError(f"replacing identifiers: the replacements are not told from the rest of the data{hint}")
 
 
 def restore(rows: Iterable[Mapping[str, Any]], key: Key) -> list[dict[str, Any]]:
     """The rows with every replacement of the key turned back; rows may come in any order, and only some of them."""
+    back = _turned_back(key)
+    return [_filled(row, [back(text)[0] for text in _texts(row)]) for row in rows]
+
+
+def _turned_back(key: Key) -> Callable[[str], tuple[str, list[str]]]:
+    """A text to the text with the key's replacements turned back, and those that were met in it."""
     index: dict[str, list[tuple[int, str]]] = {}
     for replacement in sorted(key.originals, key=len, reverse=True):
         first = _WORD.search(replacement)
         if first:
             index.setdefault(first.group(), []).append((first.start(), replacement))
 
-    def back(text: str) -> str:
-        parts, done = [], 0
+    def back(text: str) -> tuple[str, list[str]]:
+        parts: list[str] = []
+        met: list[str] = []
+        done = 0
         for word in _WORD.finditer(text):
             for before, replacement in index.get(word.group(), ()):
                 start = word.start() - before
@@ -100,11 +128,12 @@ def restore(rows: Iterable[Mapping[str, Any]], key: Key) -> list[dict[str, Any]]
                 cut = replacement[-1].isalnum() and _is_word(text[end : end + 1])
                 if start >= done and not cut and text.startswith(replacement, start):
                     parts += [text[done:start], key.originals[replacement]]
+                    met.append(replacement)
                     done = end
                     break
-        return "".join([*parts, text[done:]])
+        return "".join([*parts, text[done:]]), met
 
-    return [_filled(row, [back(text) for text in _texts(row)]) for row in rows]
+    return back
 
 
 def write_key(path: str | Path, key: Key) -> None:
@@ -209,12 +238,17 @@ def _whole_words(text: str, spans: Iterable[tuple[int, int, str]]) -> list[tuple
     return whole
 
 
-def _replaced(text: str, spans: Iterable[tuple[int, int, str]], mint: _Mint, scope: int) -> str:
-    parts, done = [], 0
+def _replaced(text: str, spans: Iterable[tuple[int, int, str]], mint: _Mint, scope: int) -> tuple[str, list[str]]:
+    """The text with its spans replaced, and the replacements in their order."""
+    parts: list[str] = []
+    used: list[str] = []
+    done = 0
     for start, end, kind in spans:
-        parts += [text[done:start], mint.replacement(kind, text[start:end], scope)]
+        new, units = mint.replacement(kind, text[start:end], scope)
+        parts += [text[done:start], new]
+        used += units
         done = end
-    return "".join([*parts, text[done:]])
+    return "".join([*parts, text[done:]]), used
 
 
 # ------------------------------------------------------------------------------------------------ replacements
@@ -248,49 +282,56 @@ _CHECKED: Mapping[str, tuple[str, Callable[[str], bool]]] = {
 class _Mint:
     """Makes replacements, each for one original only; remembers them for the key."""
 
-    def __init__(self, secret: bytes, salt: int, style: Style, values: set[str], words: set[str]) -> None:
+    def __init__(
+        self, secret: bytes, salt: int, style: Style, values: set[str], words: set[str], confused: set[str]
+    ) -> None:
         self.originals: dict[str, str] = {}
         self._issued: dict[tuple[int, str, str], str] = {}
         self._secret, self._salt, self._style = secret, salt, style
-        self._values, self._words = values, words
+        self._values, self._words, self._confused = values, words, confused
         self._counts: dict[str, int] = {}
 
-    def replacement(self, kind: str, value: str, scope: int) -> str:
-        """What stands for this value of this kind, in this scope (-1: the whole data set)."""
-        if self._style == "placeholder":
-            return self._one(kind, value, scope, self._placeholder)
-        if kind == "PERSON":
-            # By words, so that a surname alone is still the surname of the full name.
-            return _NAME_UNIT.sub(
-                lambda unit: (
-                    unit.group() if unit.group() in PARTICLES else self._one(kind, unit.group(), scope, self._surrogate)
-                ),
-                value,
-            )
-        return self._one(kind, value, scope, self._surrogate)
+    def replacement(self, kind: str, value: str, scope: int) -> tuple[str, list[str]]:
+        """What stands for this value of this kind, in this scope (-1: the whole data set), and its parts in the key."""
+        if self._style == "placeholder" or kind != "PERSON":
+            made = self._one(kind, value, scope)
+            return made, [made]
+        units: list[str] = []
 
-    def _one(self, kind: str, value: str, scope: int, make: Callable[[str, str, Random, int], str]) -> str:
+        def unit(match: re.Match[str]) -> str:
+            if match.group() in PARTICLES:
+                return match.group()
+            units.append(self._one(kind, match.group(), scope))
+            return units[-1]
+
+        # By words, so that a surname alone is still the surname of the full name.
+        return _NAME_UNIT.sub(unit, value), units
+
+    def _one(self, kind: str, value: str, scope: int) -> str:
         ticket = scope, kind, value
-        if ticket in self._issued:
-            return self._issued[ticket]
+        if ticket not in self._issued:
+            drawn = None if self._style == "placeholder" or value in self._confused else self._drawn(*ticket)
+            self._issued[ticket] = drawn or self._placeholder(kind)
+            self.originals[self._issued[ticket]] = value
+        return self._issued[ticket]
+
+    def _drawn(self, scope: int, kind: str, value: str) -> str | None:
+        """A surrogate that stands nowhere yet; None where no draw gave one."""
         for attempt in range(ATTEMPTS):
             # Without the case, so that one name in three spellings stays one name.
             seed = json.dumps([self._salt, scope, kind, value.casefold(), attempt]).encode()
-            made = make(kind, value, Random(hmac.digest(self._secret, seed, hashlib.sha256)), attempt)
-            alone = _WORD.fullmatch(made) and made.casefold() in self._words and kind != "DATE_TIME"
+            made = self._surrogate(kind, value, Random(hmac.digest(self._secret, seed, hashlib.sha256)), attempt)
+            alone = _WORD.fullmatch(made) and made.casefold() in self._words
             if made not in self.originals and made not in self._values and not alone:
-                self._issued[ticket] = made
-                self.originals[made] = value
                 return made
-        raise DataError(
-            f"replacing identifiers: {ATTEMPTS} draws gave no free surrogate for a {kind}; use placeholders"
-        )
+        return None
 
-    def _placeholder(self, kind: str, _value: str, _rng: Random, _attempt: int) -> str:
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        while f"{kind}_{self._counts[kind]}".casefold() in self._words:
-            self._counts[kind] += 1
-        return f"[{kind}_{self._counts[kind]}]"
+    def _placeholder(self, kind: str) -> str:
+        while True:
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+            made = f"{kind}_{self._counts[kind]}"
+            if _WORD.findall(made)[-1].casefold() not in self._words:
+                return f"[{made}]"
 
     def _surrogate(self, kind: str, value: str, rng: Random, attempt: int) -> str:
         match kind:
