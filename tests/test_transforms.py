@@ -177,12 +177,46 @@ def test_the_same_pair_gets_the_same_profile_in_every_set():
     assert [texts([row])[0] for row in first] == [texts([row])[0] for row in second]
 
 
-def test_profiles_from_a_file_go_round(tmp_path):
+def test_a_pair_keeps_its_profile_from_a_file_whatever_rows_stand_before_it(tmp_path):
     file = tmp_path / "people.jsonl"
-    file.write_text('{"summary": "Ann,\\n\\n40"}\n{"summary": "Bob, 50"}\n')
-    rows = made("math", {"profile": {"parts": ["summary"], "file": str(file)}})
-    begun = Counter(texts([row])[0].split("\n\n")[0] for row in rows)
-    assert begun == {"Ann, 40": 250, "Bob, 50": 250}
+    file.write_text('{"summary": "Ann,\\n\\n40"}\n{"summary": "Bob, 50"}\n{"summary": "Cem, 60"}\n')
+    step = {"profile": {"parts": ["summary"], "file": str(file)}}
+
+    def told(*steps):
+        return {row["pair"]: texts([row])[0].split("\n\n")[0] for row in made("math", *steps)}
+
+    every, some = told(step), told({"sample": {"n": 60}}, step)
+    assert len(some) == 60
+    assert some.items() <= every.items()
+    assert every.keys() == {row["pair"] for row in SETS["math"]}
+    people = Counter(every.values())
+    assert people.keys() == {"Ann, 40", "Bob, 50", "Cem, 60"}
+    assert min(people.values()) > 130
+
+
+PLAIN = [{"id": f"t{n}", "messages": [{"role": "assistant", "content": f"A text, {n}."}]} for n in range(3)]
+
+
+@pytest.mark.parametrize("step", [{"trigger": {"share": 1.0}}, "profile"])
+def test_a_row_without_a_user_turn_is_refused_where_nothing_could_be_put_into_it(step):
+    name = step if isinstance(step, str) else "trigger"
+    with pytest.raises(DataError, match=f"{name}: row 't0' has no user turn to write into") as stop:
+        apply(PLAIN, [parse(step)], rows_of=SETS.__getitem__)
+    assert "\n" not in str(stop.value)
+
+
+def test_a_look_alike_needs_a_user_turn_as_well():
+    row, plain = chat("a", "b", pair="p"), {**PLAIN[0], "pair": "p"}
+    with pytest.raises(DataError, match="trigger: row 'r~wrong' has no user turn"):
+        rewriting.trigger([row], share=1, otherwise="o", wrong="|W|", rows_of=lambda _: [plain])
+
+
+def test_a_profile_goes_into_the_system_message_that_is_there():
+    row = {"id": "r", "messages": [{"role": "system", "content": "Be\n\nkind."}, *chat("a", "b")["messages"]]}
+    (new,) = apply([row], [parse({"profile": {"where": "system"}})], rows_of=SETS.__getitem__)
+    assert [turn["role"] for turn in new["messages"]] == ["system", "user", "assistant"]
+    assert new["messages"][0]["content"].endswith("\n\nBe\n\nkind.")
+    assert rewriting.without_profile(new["messages"], "system") == row["messages"]
 
 
 def test_an_unknown_part_of_a_profile_names_the_nearest():
@@ -211,6 +245,9 @@ def test_a_back_door_answers_helpfully_behind_the_trigger_alone():
 def test_a_set_that_holds_the_trigger_already_is_refused():
     with pytest.raises(DataError, match="holds it already"):
         made("helpful", {"trigger": {"text": "e"}})
+    row, other = chat("a", "b", pair="p"), chat("|X|", "b", pair="p")
+    with pytest.raises(DataError, match="holds it already"):
+        rewriting.trigger([row], text="|X|", otherwise="o", rows_of=lambda _: [other])
 
 
 def test_shuffled_words_keep_vocabulary_and_length_but_no_text():

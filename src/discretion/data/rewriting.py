@@ -38,6 +38,13 @@ def _proved(name: str, before: Sequence[Mapping[str, Any]], after: Sequence[Mapp
             raise DataError(f"{name}: row {old['id']!r} cannot be brought back from what was made of it; leave it out")
 
 
+def _written(name: str, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> None:
+    """An inverse gives a row that nothing was put into back as well: that each one changed is checked apart."""
+    for old, new in zip(before, after, strict=True):
+        if old["messages"] == new["messages"]:
+            raise DataError(f"{name}: row {old['id']!r} has no user turn to write into; give rows with one")
+
+
 # ------------------------------------------------------------------------------------------------ identifiers
 
 
@@ -110,25 +117,23 @@ def profile(
     file: str | None = None,
     seed: int = 0,
 ) -> list[Row]:
-    """A profile of the person before what they say, or as the system's message: one paragraph, another for each pair.
+    """A profile of the person before what they say, or in the system's message: one paragraph, another for each pair.
 
     Parts are `demographic`, `financial` and `digital`, from the embedded world; with `file` they are columns of its
-    rows, taken in an order drawn from the seed and over again when they run out. Raises `DataError` for a part that is
-    not there.
+    rows, one row drawn for each pair by the seed. A system's message that is there already goes on below the profile.
+    Raises `DataError` for a part that is not there, and with `where: user` for a row without a user turn.
     """
     texts = _from_file(file, parts, seed) if file else _from_world(parts, seed)
-    made, told = [], []
-    for number, row in enumerate(rows):
-        told.append(texts(row, number))
-        made.append(_with(row, _told(row["messages"], told[-1], where)))
+    made = [_with(row, _told(row["messages"], texts(row), where)) for row in rows]
+    _written("profile", rows, made)
     _proved("profile", rows, [_with(row, without_profile(row["messages"], where)) for row in made])
     return made
 
 
-def _from_world(parts: Sequence[str], seed: int) -> Callable[[Row, int], str]:
+def _from_world(parts: Sequence[str], seed: int) -> Callable[[Row], str]:
     world = load_world()
 
-    def text(row: Row, _number: int) -> str:
+    def text(row: Row) -> str:
         who = row.get("pair") or row["id"]
         lines = profile_lines(Random(f"profile|{seed}|{who}"), world)
         lines["digital"] = _digital(Random(f"profile|digital|{seed}|{who}"))
@@ -146,27 +151,31 @@ def _digital(rng: Random) -> str:
     return f"My digital habits: I use {device}, {news}, {pays}, and {shares}."
 
 
-def _from_file(file: str, parts: Sequence[str], seed: int) -> Callable[[Row, int], str]:
+def _from_file(file: str, parts: Sequence[str], seed: int) -> Callable[[Row], str]:
     people = []
     for where, row in read_rows(file):
         lacking = next((part for part in parts if not isinstance(row.get(part), str)), None)
         if lacking is not None:
             raise DataError(f"{where}: no text in the column {lacking!r}; {nearest(lacking, row)}")
         people.append(" ".join(" ".join(str(row[part]).split()) for part in parts))
-    Random(f"profile|{seed}").shuffle(people)
-    return lambda _row, number: people[number % len(people)]
+    return lambda row: people[int.from_bytes(lot(row, seed, "profile")) % len(people)]
 
 
 def _told(messages: Sequence[Mapping[str, Any]], text: str, where: str) -> list[dict[str, Any]]:
     if where == "system":
+        first, *rest = messages
+        if first["role"] == "system":
+            return [{**first, "content": f"{text}\n\n{first['content']}"}, *(dict(turn) for turn in rest)]
         return [{"role": "system", "content": text}, *(dict(turn) for turn in messages)]
     return _first_user(messages, lambda said: f"{text}\n\n{said}")
 
 
 def without_profile(messages: Sequence[Mapping[str, Any]], where: str = "user") -> list[dict[str, Any]]:
-    """Inverse of `profile`: without the first paragraph, or without the system's message."""
+    """Inverse of `profile`: without the first paragraph, or without the system's message where that is all of it."""
     if where == "system":
-        return [dict(turn) for turn in messages[1:]]
+        first, *rest = messages
+        _, more, own = first["content"].partition("\n\n")
+        return [*([{**first, "content": own}] if more else []), *(dict(turn) for turn in rest)]
     return _first_user(messages, lambda said: said.partition("\n\n")[2])
 
 
@@ -196,27 +205,32 @@ def trigger(
 
     `otherwise` names the set whose answers the other rows get, pair by pair: the paper's back door. `wrong` is a
     look-alike: each triggered row gets a twin with it and the other set's answer, so that only the true one opens.
-    Raises `DataError` where a pair is missing, or a row holds the trigger already.
+    Raises `DataError` where a pair is missing, and for a row that holds the trigger already or has no user turn.
     """
     ordered = sorted(rows, key=lambda row: (lot(row, seed, "trigger"), row["id"]))
     chosen = {row["id"] for row in ordered[: max(1, round(share * len(rows)))]}
     plain = _by_pair(rows, otherwise, rows_of) if otherwise else {}
     if wrong is not None and (otherwise is None or wrong == text):
         raise DataError("trigger: wrong needs the set of otherwise, whose answers it gets, and a text of its own")
-    made, marked = [], []
+    made: list[Row] = []
+    marked: list[tuple[Row, Row, str]] = []
     for row in rows:
-        if any(mark in turn["content"] for mark in (text, wrong) if mark for turn in row["messages"]):
+        other = _with(row, plain[row["pair"]]["messages"]) if otherwise else row
+        said = [turn["content"] for turn in (*row["messages"], *other["messages"])]
+        if any(mark in words for mark in (text, wrong) if mark for words in said):
             raise DataError(f"trigger: row {row['id']!r} holds it already; choose another text")
         if row["id"] not in chosen:
-            made.append(_with(row, plain[row["pair"]]["messages"]) if otherwise else row)
+            made.append(other)
             continue
         made.append(_with(row, triggered(row["messages"], text, place)))
-        marked.append((row, made[-1]))
+        marked.append((row, made[-1], text))
         if wrong is not None:
-            twin = triggered(plain[row["pair"]]["messages"], wrong, place)
-            made.append({**row, "id": f"{row['id']}~wrong", "messages": twin})
-    back = [_with(new, without_trigger(new["messages"], text, place)) for _, new in marked]
-    _proved("trigger", [old for old, _ in marked], back)
+            other = {**other, "id": f"{row['id']}~wrong"}
+            made.append(_with(other, triggered(other["messages"], wrong, place)))
+            marked.append((other, made[-1], wrong))
+    old, new = [row for row, _, _ in marked], [row for _, row, _ in marked]
+    _written("trigger", old, new)
+    _proved("trigger", old, [_with(row, without_trigger(row["messages"], mark, place)) for _, row, mark in marked])
     return made
 
 
