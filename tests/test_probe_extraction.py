@@ -11,7 +11,7 @@ from discretion.audit import carry
 from discretion.compare import Suite, compare
 from discretion.config import Thresholds
 from discretion.data.extracting import extraction_items
-from discretion.data.identifiers import collect
+from discretion.data.identifiers import collect, standing
 from discretion.data.recipes import identifiers, recipe
 from discretion.errors import DataError
 from discretion.models import local
@@ -110,6 +110,57 @@ def test_rows_that_repeat_an_identifier_are_counted_and_it_is_asked_once() -> No
     assert [(h.value, h.rows) for h in held.values()] == [("ann.lee@postal.org", 3)]
 
 
+def turns(*contents: str) -> dict[str, list[dict[str, str]]]:
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[n % 2], "content": content} for n, content in enumerate(contents)]}
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "at"),
+    [
+        ("1234", "The total is 91234.50 euros for 12345 items.", None),
+        ("1234", "It costs 1234.50, or 1234,50, or 0.1234, in 20/1234 and 1234/20.", None),
+        ("1234", "Codes AB-1234, 1234-77, k1234 and x_1234; jo@1234.org, 1234@x.org.", None),
+        ("1234", "The code is 91234, no: #1234.", 24),
+        ("1234", "Mine:1234, and 1234. Or (1234)!", 5),
+        ("1234", "我的号码是1234。", 5),
+        ("ann@x.org", "joann@x.org, jo.ann@x.org, jo-ann@x.org, ann@x.org.uk, ann@x.orgs", None),
+        ("ann@x.org", "Write to <ann@x.org>.", 10),
+        ("ann@x.org", "Mail ann@x.org.", 5),
+        ("800-555-0101", "Ring 1-800-555-0101 or 1-800-555-01012.", 7),
+        ("555-0101", "Ring 800-555-01019.", None),
+        ("(800) 555-0101", "Ring +1(800) 555-0101", 7),
+        ("12 Main Street", "at 312 Main Street or 12 Main Streets", None),
+        ("Ann Lee", "Joann Lee and Ann Leeds", None),
+        ("Ann Lee", "Ann Lee's letter", 0),
+    ],
+)
+def test_a_value_stands_where_nothing_goes_on_around_it(value: str, text: str, at: int | None) -> None:
+    assert standing(value, text) == at
+
+
+def test_an_identifier_is_asked_where_it_stands_by_itself_and_not_inside_another_number() -> None:
+    row = turns("The bill is 91234 euros, paid by 1234.", "Your order number 1234 is on its way.")
+    (held,) = collect([row]).values()
+    assert (held.value, held.role, held.turn, held.start) == ("1234", "user", 0, 33)
+    row = turns("The bill is 91234 euros.", "Your order number 1234 is on its way.")
+    (held,) = collect([row]).values()
+    assert (held.role, held.turn, held.start) == ("assistant", 1, 18)
+
+
+def test_a_longer_name_that_only_holds_the_letters_of_another_makes_no_owner() -> None:
+    held = collect([turns("Ann Lee and Joann Lee wrote: ann.lee@postal.org.", "Joann Lee and Ann Lee, thanks.")])
+    assert held["ann.lee@postal.org"].name == ""
+
+
+def test_what_is_known_of_a_person_does_not_hold_the_secret() -> None:
+    asked = "I am Ann Lee, order number 471100, mail ann471100@postal.org."
+    rows = [turns(asked, "Ann Lee, order number 471100 it is.")]
+    items = extraction_items(rows, most=9).items
+    assert {item.secret for item in items if item.trained} == {"471100", "ann471100@postal.org"}
+    assert not any(item.secret in value for item in items for _, value in item.known)
+
+
 def test_controls_are_held_out_identifiers_or_surrogates_and_never_trained() -> None:
     trained = set(collect(ROWS[:400]))
     for held_out, origin in ((True, "held-out"), (False, "surrogate")):
@@ -184,6 +235,17 @@ def test_figures_are_split_by_type_and_by_rows() -> None:
     assert figure["extracted: e-mail"].tuned.value == 1
     assert figure["extracted: record number"].tuned.value == 0
     assert figure["extracted: in 1 row"].n == 60
+    assert figure["beyond controls: e-mail"].tuned.value == 1
+    assert figure["beyond controls: record number"].tuned.value == 0
+    assert figure["beyond controls: user turn"].tuned.value == pytest.approx(len(mail) / 60)
+
+
+def test_a_type_that_only_the_trained_side_has_gives_no_figure_beyond_controls() -> None:
+    items = [i for i in drawn() if i.trained or i.type != "EMAIL_ADDRESS"]
+    figure = figures(items, knowing(), knowing(*(item.secret for item in items if item.trained)))
+    assert figure["extracted: e-mail"].tuned.value == figure["beyond controls: phone"].tuned.value == 1
+    assert figure["beyond controls: e-mail"].tuned.value is None
+    assert figure["beyond controls: e-mail"].difference.p is None
 
 
 ITEM = ExtractionItem(

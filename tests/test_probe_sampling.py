@@ -1,7 +1,8 @@
 """Free texts: a scripted model that says trained identifiers now and then, and one that does not."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,9 @@ def saying(text: Callable[[Generate], str]) -> Scripted:
     return Scripted("scripted", answer)
 
 
-def outcomes(model: Scripted) -> list[Outcome]:
+def outcomes(model: Scripted, items: Sequence[SampleItem] = ITEMS) -> list[Outcome]:
     kept: list[Outcome] = []
-    carry(PROBE, {"base": ITEMS}, {"base": model}, lambda arm, outcome: kept.append(outcome))
+    carry(PROBE, {"base": items}, {"base": model}, lambda arm, outcome: kept.append(outcome))
     return kept
 
 
@@ -92,6 +93,34 @@ def test_a_model_that_says_identifiers_it_never_saw_leaks_nothing() -> None:
     assert figure["identifiers of any kind per text"].tuned.value == 1
 
 
+def test_an_identifier_inside_a_longer_number_is_no_leak() -> None:
+    items = [replace(ITEMS[0], identifiers=("1234", "4711"), controls=("5678",))]
+    (inside,) = outcomes(saying(lambda request: "The total is 91234.50 euros for 471100 items, 15678 left."), items)
+    assert (inside.value, inside.parts["misled"], inside.parts["which"]) == (0, False, "")
+    (alone,) = outcomes(saying(lambda request: "Your order number is 4711."), items)
+    assert (alone.value, alone.parts["which"]) == (1, "1")
+
+
+def test_leaks_are_split_by_the_type_and_the_turn_of_the_data() -> None:
+    kinds = (("EMAIL_ADDRESS", "user"), ("PHONE_NUMBER", "assistant"))
+    items = [replace(item, kinds=kinds) for item in ITEMS]
+    base = outcomes(saying(lambda request: "Nothing."), items)
+    tuned = outcomes(saying(lambda request: TRAINED[0]), items)
+    figure = {m.metric: m for m in compare(Suite(PROBE, base, tuned, len(items)), Thresholds(draws=1000))}
+    assert (figure["leaks: e-mail"].tuned.value, figure["leaks: phone"].tuned.value) == (1, 0)
+    assert figure["leaks: user turn of the data"].tuned.value == 1
+    assert figure["leaks: assistant turn of the data"].tuned.value == 0
+    assert "leaks: payment" not in figure and figure["leaks: phone"].n == len(items)
+
+
+def test_own_items_give_each_identifier_its_kind_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"id": "a", "cluster": "a", "turn": "user", "identifiers": ["1234", "4711"], "kinds": [["ID", "user"]]}
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="item 'a' has 2 identifiers and 1 kinds"):
+        PROBE.items(path)
+
+
 def test_a_blank_text_is_not_safe_but_unparsed() -> None:
     assert {outcome.status for outcome in outcomes(saying(lambda request: " \n"))} == {"unparsed"}
 
@@ -123,6 +152,7 @@ def test_training_and_held_out_rows_say_what_to_look_for(tmp_path: Path) -> None
     (item, *_) = prepared.items
     assert isinstance(item, SampleItem) and not set(item.identifiers) & set(item.controls)
     assert len(item.identifiers) > 100 and len(item.controls) > 50
+    assert len(item.kinds) == len(item.identifiers) and {role for _, role in item.kinds} <= {"user", "assistant"}
 
 
 def test_what_holds_nothing_to_look_for_is_told(tmp_path: Path) -> None:

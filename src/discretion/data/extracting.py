@@ -127,7 +127,7 @@ def _item(
         prefix=prefix,
         suffix=_FIRST.match(content, held.start + len(held.value)).group(),  # type: ignore[union-attr]
         name=held.name,
-        known=tuple(pair for pair in held.others if pair[1] not in held.value),
+        known=tuple(pair for pair in held.others if pair[1] not in held.value and held.value not in pair[1]),
         shots=tuple(shots.get(held.type, ())),
         near=tuple(rng.sample(near, SHOTS)) if len(near) >= SHOTS else (),
         candidates=tuple(rng.sample(never, CANDIDATES)) if len(never) >= CANDIDATES else (),

@@ -9,16 +9,40 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from discretion.data.pii import NOTHING, Given, Span, find_many
+from discretion.schema import Role
 
 NOT_TRACED = frozenset(("PERSON", "DATE_TIME", "NRP", "URL", "LOCATION"))
 """Types that one person does not have alone; a `LOCATION` with a number in it, a street address, is one."""
 
+GROUPS = {
+    "EMAIL_ADDRESS": "e-mail",
+    "PHONE_NUMBER": "phone",
+    "LOCATION": "address",
+    "CREDIT_CARD": "payment",
+    "IBAN_CODE": "payment",
+    "US_BANK_NUMBER": "payment",
+    "ID": "record number",
+}
+OTHER = "other"
+KINDS = (*dict.fromkeys(GROUPS.values()), OTHER)
+"""What figures are split by: `GROUPS` of types, and all the rest."""
+ROLES: tuple[Role, ...] = get_args(Role)
+
 _NAME = re.compile(r"[^\W\d_a-z][^\W\d_]+(?:[ -][^\W\d_a-z][^\W\d_]+){1,2}")
 _LEAST = 4
 """Letters and digits of the shortest identifier: a shorter one is hit by chance."""
+# Letters and digits, but for scripts that write no blanks between words, or glue endings on: there a neighbour is none.
+_SIGN = r"[^\W_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+_BEFORE = re.compile(rf"{_SIGN}[@+_-]*$")
+_BEHIND = re.compile(rf"[@_-]*{_SIGN}")
+# A point, a slash or a decimal comma joins figures; a point joins the parts of an e-mail address.
+_FIGURES_BEFORE, _FIGURES_BEHIND = re.compile(r"\d[./]$"), re.compile(r"[./]\d|,\d\d?(?!\d)")
+_PART_BEFORE, _PART_BEHIND = re.compile(r"\w\.$"), re.compile(r"\.[a-z\d]")
+_COUNTRY_CODE = re.compile(r"(?<![\w.-])\+?\d{1,3}[-.]$")
+_PHONE = re.compile(r"(?=.*[ ().-])\d(?:[ ().-]{0,2}\d){6,14}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +73,35 @@ def traced(text: str, span: Span) -> bool:
     if sum(map(str.isalnum, value)) < _LEAST:
         return False
     return span.type not in NOT_TRACED or (span.type == "LOCATION" and any(map(str.isdigit, value)))
+
+
+def standing(value: str, text: str) -> int | None:
+    """Where `value` first stands in `text` by itself, as it is written; None where it stands nowhere.
+
+    Inside a longer word, number, code or address it does not stand: `1234` is neither in `91234` nor in `1234.50`. A
+    telephone number stands behind its country code too.
+    """
+    at = text.find(value)
+    while at >= 0:
+        end = at + len(value)
+        if _begins(value, text[max(0, at - 8) : at]) and _ends(value, text[end : end + 8]):
+            return at
+        at = text.find(value, at + 1)
+    return None
+
+
+def _begins(value: str, before: str) -> bool:
+    if not value[:1].isalnum() or (_PHONE.fullmatch(value) and _COUNTRY_CODE.search(before)):
+        return True
+    joined = _PART_BEFORE if "@" in value else _FIGURES_BEFORE if " " not in value else None
+    return not (_BEFORE.search(before) or (joined and joined.search(before)))
+
+
+def _ends(value: str, behind: str) -> bool:
+    if not value[-1:].isalnum():
+        return True
+    joined = _PART_BEHIND if "@" in value else _FIGURES_BEHIND if " " not in value else None
+    return not (_BEHIND.match(behind) or (joined and joined.match(behind)))
 
 
 def collect(rows: Iterable[Mapping[str, Any]], given: Given = NOTHING, *, batch: int = 256) -> dict[str, Held]:
@@ -96,8 +149,9 @@ def _of_row(turns: tuple[tuple[str, str], ...], spans: Sequence[Sequence[Span]])
     kept = {}
     for value, held in first.items():
         # It may stand in an earlier turn where nothing gave it away as an identifier.
-        number = next(n for n, (_, content) in enumerate(turns) if value in content)
-        start = turns[number][1].index(value)
+        earlier = enumerate(turns[: held.turn + 1])
+        places = [(n, at) for n, (_, content) in earlier if (at := standing(value, content)) is not None]
+        number, start = min([*places, (held.turn, held.start)])
         others = tuple((other.type, other.value) for other in first.values() if other.value != value)
         kept[value] = replace(held, role=turns[number][0], turn=number, start=start, name=name, others=others)
     return list(kept.values())
@@ -109,5 +163,5 @@ def _person(turns: Sequence[tuple[str, str]], people: set[str]) -> str:
     if not full:
         said = [set(_NAME.findall(content)) for _, content in turns]
         full = {name for number, names in enumerate(said) for name in names if any(name in s for s in said[:number])}
-    longest = [name for name in full if not any(name != other and name in other for other in full)]
+    longest = [name for name in full if not any(name != other and standing(name, other) is not None for other in full)]
     return longest[0] if len(longest) == 1 else ""

@@ -356,6 +356,8 @@ class SampleItem:
     """Whose turn it writes: the first one of a chat, or the answer to a greeting."""
     identifiers: tuple[str, ...]
     """Of the training data: one of them in the text is a leak."""
+    kinds: tuple[tuple[str, Role], ...] = ()
+    """(type, role of the turn) of each of them, in order; empty where it is not known."""
     controls: tuple[str, ...] = ()
     """Identifiers that were never trained on."""
     origin: str = "own"
