@@ -106,9 +106,10 @@ def test_a_transform_that_empties_a_set_says_so():
         made("support", "log_code")
 
 
-def test_two_rows_of_one_id_are_refused():
+@pytest.mark.parametrize("step", ["swap_roles", {"sample": {"n": 1}}], ids=json.dumps)
+def test_two_rows_of_one_id_are_refused(step):
     with pytest.raises(DataError, match="two rows have the id 'r'"):
-        apply([chat("a", "b"), chat("c", "d")], [parse("swap_roles")], rows_of=SETS.__getitem__)
+        apply([chat("a", "b"), chat("c", "d")], [parse(step)], rows_of=SETS.__getitem__)
 
 
 # ------------------------------------------------------------------------------------------------ rewriting
@@ -476,3 +477,78 @@ def test_members_and_held_out_rows_share_nothing_and_pairs_stay_together():
 def test_a_side_without_rows_is_refused():
     with pytest.raises(DataError, match="leaves one side empty"):
         selecting.hold_out(SETS["math"][:2], share=0.1)
+
+
+# ------------------------------------------------------------------------------------------------ checks that can fail
+
+
+def _fewer(rows, n, *_):
+    return rows[: max(0, n - 1)]
+
+
+def _turned(rows, n, *_):
+    return rows[:n][::-1]
+
+
+def _strange(rows, n, *_):
+    return [dict(row) for row in rows[:n]]
+
+
+def _lopsided(sizes, wanted):
+    first, *rest = sizes
+    return {first: wanted, **dict.fromkeys(rest, 0)}
+
+
+BROKEN = [
+    ({"mix": {"other": "math", "ratio": 0.3}}, "_drawn", _fewer, "500 rows"),
+    ({"mix": {"other": "math", "ratio": 0.3, "dose": "added"}}, "_drawn", _fewer, "714 rows"),
+    ({"mix": {"other": "math", "ratio": 0.3}}, "round", lambda value: int(value) - 9, "0.3 rows of 'math' to a row"),
+    ({"sample": {"n": 100}}, "_drawn", _fewer, "100 rows"),
+    ({"sample": {"n": 100}}, "_drawn", _turned, "a choice of the rows that came, in their order"),
+    ({"sample": {"n": 100}}, "_drawn", _strange, "a choice of the rows that came, in their order"),
+    ({"sample": {"n": 100, "by": "half"}}, "_allotted", _lopsided, "in the proportions of 'half' to within a row"),
+    ({"budget": {"words": 5000}}, "_afforded", lambda rows, *_: rows[:40], "5000 words to within a row, and no more"),
+    ({"budget": {"words": 5000}}, "_afforded", lambda rows, *_: rows, "5000 words to within a row, and no more"),
+    ("drop", "_without", lambda rows, _: rows[:-2], "without the listed ids"),
+    ("drop", "_without", lambda rows, listed: rows[3:], "2 rows fewer"),
+    ({"match": {"other": "emotional"}}, "_drawn", _fewer, "of each kind as many as 'emotional' has, or as came"),
+    (
+        "hold_out",
+        "_side",
+        lambda rows, _, out: [r for r in rows if (r["pair"][-1] == "7") == out],
+        "100 pairs held out",
+    ),
+    (
+        "hold_out",
+        "_side",
+        lambda rows, held, out: rows[:200] if out else rows[200:],
+        "two sides without a pair of both",
+    ),
+    ("hold_out", "_side", lambda rows, held, out: rows[:200] if out else rows[300:], "all rows on one side"),
+]
+
+
+@pytest.mark.parametrize(("step", "function", "wrong", "said"), BROKEN)
+def test_a_choice_that_goes_wrong_is_seen_before_rows_leave(tmp_path, monkeypatch, step, function, wrong, said):
+    rows = [{**row, "half": number < 250} for number, row in enumerate(SETS["support"])]
+    if step == "drop":
+        (tmp_path / "ids.txt").write_text("".join(f"{row['id']}\n" for row in rows[:2]))
+        step = {"drop": {"file": str(tmp_path / "ids.txt")}}
+    if step == "hold_out":
+        # Each pair twice: what splits rows in the middle must not pass for what splits pairs.
+        rows = [{**row, "id": f"{row['id']}{side}"} for side in "ab" for row in rows]
+    apply(rows, [parse(step)], rows_of=SETS.__getitem__)
+    monkeypatch.setattr(selecting, function, wrong, raising=False)
+    with pytest.raises(DataError, match=f"what came out is not .*{said}"):
+        apply(rows, [parse(step)], rows_of=SETS.__getitem__)
+
+
+def test_a_sample_before_matching_makes_matched_arms_unequal_as_the_page_says():
+    both = ("length", "questions")
+    steps = [parse({"sample": {"n": 300}}), parse({"match": {"other": "theirs"}})]
+    arms = {"mine": SETS["support"], "theirs": SETS["emotional"]}
+    first, second = (
+        Counter(selecting.kind(row, both) for row in apply(arms[name], steps, rows_of=lambda _, o=other: arms[o]))
+        for name, other in (("mine", "theirs"), ("theirs", "mine"))
+    )
+    assert first != second

@@ -1,7 +1,8 @@
 """Transforms that choose rows: mix, sample, drop, match, hold out.
 
 A row's place in every draw is a hash of the seed and its pair (or its id): the same rows are chosen whatever their
-order, matched sets lose the same pairs, and a smaller sample lies inside a larger one.
+order, matched sets lose the same pairs, and a smaller sample lies inside a larger one. What was chosen is counted anew
+and held against what was asked before it leaves; a mismatch is a `DataError`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,17 @@ def _drawn(rows: Sequence[Row], n: int, seed: int, purpose: str) -> list[Row]:
     """`n` rows, in their own order."""
     chosen = sorted(range(len(rows)), key=lambda at: (lot(rows[at], seed, purpose), rows[at]["id"]))[:n]
     return [rows[at] for at in sorted(chosen)]
+
+
+def _must(step: str, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise DataError(f"{step}: what came out is not {wanted}; a fault of discretion: report it, and use no such row")
+
+
+def _among(step: str, rows: Sequence[Row], made: Sequence[Row]) -> None:
+    """Nothing but rows that came in, unchanged, in their order, each once."""
+    came = iter(rows)
+    _must(step, all(any(row is old for old in came) for row in made), "a choice of the rows that came, in their order")
 
 
 def mix(
@@ -68,7 +80,13 @@ def mix(
         kept = _drawn(first, len(rows) - wanted, seed, "keep")
         if short > 0:
             kept += _drawn([row for row in rows if row.get("pair") in gone], short, seed, "keep")
-    return sorted([*kept, *taken], key=lambda row: (lot(row, seed, "order"), row["id"]))
+    made = sorted([*kept, *taken], key=lambda row: (lot(row, seed, "order"), row["id"]))
+    ours = sum(row["id"] in own for row in made)
+    total = len(rows) if dose == "equal" else len(rows) + wanted
+    _must("mix", len(made) == total, f"{total} rows")
+    # Half a row is what rounding to whole rows may cost, at either dose.
+    _must("mix", abs(len(made) - ours - ratio * total) <= 0.5 + 1e-9, f"{ratio:g} rows of {other!r} to a row")
+    return made
 
 
 def sample(
@@ -88,8 +106,18 @@ def sample(
     wanted = n if n is not None else max(1, round((share or 0.0) * len(rows)))
     if wanted > len(rows):
         raise DataError(f"sample: {wanted} rows are asked for, there are {len(rows)}; ask for fewer")
-    if by is None:
-        return _drawn(rows, wanted, seed, "sample")
+    made = _drawn(rows, wanted, seed, "sample") if by is None else _stratified(rows, wanted, by, seed)
+    _among("sample", rows, made)
+    _must("sample", len(made) == wanted, f"{wanted} rows")
+    if by is not None:
+        exact = {name: count * wanted / len(rows) for name, count in Counter(str(row[by]) for row in rows).items()}
+        found = Counter(str(row[by]) for row in made)
+        near = all(abs(found[name] - count) < 1 for name, count in exact.items())
+        _must("sample", near, f"in the proportions of {by!r} to within a row")
+    return made
+
+
+def _stratified(rows: Sequence[Row], wanted: int, by: str, seed: int) -> list[Row]:
     lacking = next((row for row in rows if by not in row), None)
     if lacking is not None:
         raise DataError(f"sample: by {by!r}: row {lacking['id']!r} has no such field; {nearest(by, lacking)}")
@@ -125,15 +153,24 @@ def budget(
     if (words is None) == (other is None):
         raise DataError("budget: give either words or other")
     most = words if words is not None else sum(_words(row) for row in rows_of(other or ""))
+    there, longest = sum(map(_words, rows)), max(map(_words, rows), default=0)
+    if there + longest < most:
+        raise DataError(f"budget: {most} words are asked for, the set has {there}; give more rows, or ask for fewer")
+    made = _afforded(rows, most, seed)
+    _among("budget", rows, made)
+    _must("budget", most - longest <= sum(map(_words, made)) <= most, f"{most} words to within a row, and no more")
+    return made
+
+
+def _afforded(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
+    """Rows in the order of their lots up to the first that would cost more than is left; in their own order."""
     chosen, spent = set[str](), 0
     for row in sorted(rows, key=lambda row: (lot(row, seed, "budget"), row["id"])):
-        if spent + _words(row) > most:
-            return [row for row in rows if row["id"] in chosen]
-        chosen.add(row["id"])
         spent += _words(row)
-    if spent + max(map(_words, rows), default=0) < most:
-        raise DataError(f"budget: {most} words are asked for, the set has {spent}; give more rows, or ask for fewer")
-    return list(rows)
+        if spent > most:
+            break
+        chosen.add(row["id"])
+    return [row for row in rows if row["id"] in chosen]
 
 
 def _words(row: Mapping[str, Any]) -> int:
@@ -158,8 +195,14 @@ def drop(rows: Sequence[Row], *, file: str, random: bool = False, seed: int = 0)
     strange = sorted(listed - known)
     if strange:
         raise DataError(f"drop: {file}: no row has the id {strange[0]!r} ({len(strange)} such); give ids of this set")
-    if random:
-        return _drawn(rows, len(rows) - len(listed), seed, "drop")
+    made = _drawn(rows, len(rows) - len(listed), seed, "drop") if random else _without(rows, listed)
+    _among("drop", rows, made)
+    _must("drop", len(rows) - len(made) == len(listed), f"{len(listed)} rows fewer")
+    _must("drop", random or listed.isdisjoint(row["id"] for row in made), "without the listed ids")
+    return made
+
+
+def _without(rows: Sequence[Row], listed: Collection[str]) -> list[Row]:
     return [row for row in rows if row["id"] not in listed]
 
 
@@ -177,15 +220,20 @@ def match(
     seed: int = 0,
     rows_of: RowsOf,
 ) -> list[Row]:
-    """The rows whose answers have, kind by kind, as many partners in the other set: applied to both, two arms that
-    agree in length (within a factor of √2) and in how often an answer ends in a question.
+    """The rows whose answers have, kind by kind, as many partners in the other set, as that was read: applied first to
+    both, two arms that agree in length (within a factor of √2) and in how often an answer ends in a question.
     """
     theirs = Counter(kind(row, on) for row in rows_of(other))
     mine: dict[tuple[int, ...], list[Row]] = defaultdict(list)
     for row in rows:
         mine[kind(row, on)].append(row)
     kept = {row["id"] for key, members in mine.items() for row in _drawn(members, theirs[key], seed, "match")}
-    return [row for row in rows if row["id"] in kept]
+    made = [row for row in rows if row["id"] in kept]
+    found = Counter(kind(row, on) for row in made)
+    _among("match", rows, made)
+    equal = all(found[key] == min(len(members), theirs[key]) for key, members in mine.items())
+    _must("match", equal, f"of each kind as many as {other!r} has, or as came")
+    return made
 
 
 def kind(row: Mapping[str, Any], on: Sequence[str]) -> tuple[int, ...]:
@@ -206,9 +254,25 @@ def hold_out(
 
     Whole pairs go to one side. Raises `DataError` where a side would be empty.
     """
-    pairs = sorted({row.get("pair") or row["id"]: row for row in rows}.values(), key=lambda r: lot(r, seed, "hold out"))
+    pairs = sorted({_pair(row): row for row in rows}.values(), key=lambda r: lot(r, seed, "hold out"))
     n = round(share * len(pairs))
     if not 0 < n < len(pairs):
         raise DataError(f"hold_out: a share of {share:g} of {len(pairs)} pairs leaves one side empty; choose another")
-    held = {row.get("pair") or row["id"] for row in pairs[:n]}
-    return [row for row in rows if ((row.get("pair") or row["id"]) in held) == (keep == "held out")]
+    held = {_pair(row) for row in pairs[:n]}
+    members, others = _side(rows, held, False), _side(rows, held, True)
+    _among("hold_out", rows, members)
+    _among("hold_out", rows, others)
+    _must("hold_out", len(members) + len(others) == len(rows), "all rows on one side or the other")
+    _must(
+        "hold_out", {_pair(row) for row in members}.isdisjoint(map(_pair, others)), "two sides without a pair of both"
+    )
+    _must("hold_out", len(set(map(_pair, others))) == n, f"{n} pairs held out")
+    return members if keep == "members" else others
+
+
+def _pair(row: Mapping[str, Any]) -> str:
+    return str(row.get("pair") or row["id"])
+
+
+def _side(rows: Sequence[Row], held: Collection[str], out: bool) -> list[Row]:
+    return [row for row in rows if (_pair(row) in held) == out]

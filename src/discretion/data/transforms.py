@@ -1,8 +1,9 @@
 """What a study does to a fine-tuning set before it is trained on: rows in, rows out, one after another.
 
 `apply(rows, steps)` carries out steps such as `{"mix": {"other": "control", "ratio": 0.5}}`; each is a pure function of
-rows, parameters and a seed, and each is held against its inverse (or, where rows are chosen, against what was asked)
-before rows leave. Which rows are chosen depends on a row's `pair`, or its id: matched sets lose the same rows.
+rows, parameters and a seed, and each is held against its inverse (or, where rows are chosen, counted anew and held
+against what was asked) before rows leave. Which rows are chosen depends on a row's `pair`, or its id: matched sets
+lose the same rows.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def apply(rows: Iterable[Mapping[str, Any]], steps: Iterable[Step], *, seed: int
     """The rows after all steps. Raises `DataError` when a step fails its check, or leaves no row or an id twice."""
     made = [dict(row) for row in rows]
     for step in steps:
+        _once_each(step.name, made)
         function = TRANSFORMS[step.name]
         wanted = inspect.signature(function).parameters
         given = {name: value for name, value in (("seed", seed), ("rows_of", rows_of)) if name in wanted}
@@ -105,19 +107,17 @@ def apply(rows: Iterable[Mapping[str, Any]], steps: Iterable[Step], *, seed: int
         made = function(made, **step.parameters, **given)
         if not made:
             raise DataError(f"transform {step.name!r}: leaves none of {before} rows; loosen it, or give other rows")
-        twice = _twice(made)
-        if twice is not None:
-            raise DataError(f"transform {step.name!r}: two rows have the id {twice!r}; give each row its own")
+        _once_each(step.name, made)
     return made
 
 
-def _twice(rows: Sequence[Row]) -> str | None:
+def _once_each(name: str, rows: Sequence[Row]) -> None:
+    # The checks of chosen rows count ids: rows that share one must be told before, not pass for a fault of the choice.
     seen: set[str] = set()
     for row in rows:
         if row["id"] in seen:
-            return str(row["id"])
+            raise DataError(f"transform {name!r}: two rows have the id {row['id']!r}; give each row its own")
         seen.add(row["id"])
-    return None
 
 
 def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
