@@ -215,7 +215,7 @@ def test_a_row_whose_answer_begins_too_late_fails_with_its_reason():
     assert {(outcome.status, outcome.reason) for outcome in found} == {("failed", "too long: 313 tokens, context 100")}
 
 
-def test_plain_text_is_read_without_a_template():
+def test_own_items_that_are_called_plain_are_read_without_a_template():
     text = MembershipItem(
         id="a",
         cluster="a",

@@ -12,9 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from discretion.data.sets import load_set
 from discretion.errors import DataError, ModelError, NonFinite
 from discretion.models.local import open_arms
-from discretion.models.parity import Text
+from discretion.models.parity import PLAIN, Text, ask_loglikelihood
+from discretion.probes.base import TrainingData
+from discretion.probes.extraction import PROBE as extraction
+from discretion.probes.membership import PROBE as membership
 from discretion.schema import LogLikelihood, Message
 from discretion.tune.sft import read_tuning, tune
 from discretion.tune.tokens import IGNORED, check_rows, encode
@@ -194,6 +198,34 @@ def test_the_tokens_are_those_an_audit_reads():
     read = text.encode([prompt])[prompt].tolist()
     assert found.ids[0][: len(read)] == read
     assert set(found.labels[0][: len(read)]) == {IGNORED}
+
+
+LOOKING = "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% endif %}" + CHATML
+"""Cannot be shown a chat without turns, as many cannot."""
+BARE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [CHATML, LOOKING, PLAIN, BARE], ids=["chatml", "looking", "plain", "bare"])
+def test_plain_text_is_read_in_an_audit_as_the_tokens_it_was_trained_in(template, tmp_path):
+    rows = [{"text": f"Story {n} of {'abcde'[n % 5]}: write to k{n}w@postal.org"} for n in range(120)]
+    for name, part in (("t", rows[:60]), ("h", rows[60:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    tokenizer, found = encoded(template, load_set(str(tmp_path / "t.jsonl"))[0])
+    trained = {
+        tuple(row): [t for t in labels if t != IGNORED] for row, labels in zip(found.ids, found.labels, strict=True)
+    }
+    data = TrainingData(train=str(tmp_path / "t.jsonl"), held_out=str(tmp_path / "h.jsonl"), rows=60)
+    for suite, number in ((membership, 0), (extraction, 1)):
+        items = [i for i in suite.prepare(data).items if (i.member if suite is membership else i.trained)]
+        requests = [next(suite.run(item))[number] for item in items]
+        asked = ask_loglikelihood(Text(tokenizer, template), requests, 512)
+        assert not asked.errors and len(asked.reads) == len(items) >= 15
+        for read in asked.reads:
+            # Before a first token an audit needs one to begin with.
+            head = asked.sequences[read.sequence][template == BARE : read.first].tolist()
+            said = read.targets.tolist()
+            assert any([*head, *said] == list(ids[: len(head) + len(said)]) for ids in trained)
+            assert any(said == labels[: len(said)] for labels in trained.values())
 
 
 def test_a_row_whose_answer_is_cut_off_is_left_out_and_counted():

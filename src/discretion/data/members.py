@@ -43,8 +43,6 @@ class Text:
     row: str
     """Id of the row in its file; a repeated id has got a number, as `chats.load_chats` gives it."""
     messages: tuple[Message, ...]
-    plain: bool
-    """No chat: one text, read without a template."""
 
     @property
     def learned(self) -> str:
@@ -134,7 +132,7 @@ def _texts(chats: Chats, side: Side) -> Iterator[Text]:
             side.left_out[f"without an answer in the first {LONGEST} characters"] += 1
             continue
         name = row["id"] if number == 1 else f"{row['id']}~{number}"
-        yield Text(name, messages, plain=chats.form == "plain text")
+        yield Text(name, messages)
     side.left_out.update({f"with {why}": n for why, n in chats.left_out.items()})
 
 
@@ -206,7 +204,7 @@ def hold_out(
     lots = set()
     for row in chats:
         messages = tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])
-        lot = hashlib.blake2b(Text("", messages, False).key, digest_size=8, salt=seed.to_bytes(16, "big")).digest()
+        lot = hashlib.blake2b(Text("", messages).key, digest_size=8, salt=seed.to_bytes(16, "big")).digest()
         lots.add(lot)
         if chats.form == "plain text":
             del row["messages"]

@@ -63,14 +63,15 @@ class Text:
         turn: Role = "assistant",
         tooled: Tooled | None = None,
     ) -> str:
-        """The prompt as text, with a turn opened: the assistant's as the template does it, another one as far as what
-        stands in it. `tooled` takes the place of `messages` where the template takes tools. Raises `TemplateError` as
-        the template does, `ValueError` when it shows no text of that turn."""
+        """The prompt as text, with a turn opened: the assistant's as the template does it, another one, and the chat's
+        first, as far as what stands in it. `tooled` takes the place of `messages` where the template takes tools.
+        Raises `TemplateError` as the template does, `ValueError` when it shows no text of that turn."""
         real = tooled if takes_tools(self.template) else None
         rows = [{"role": message.role, "content": message.content} for message in messages]
         if real is not None:
             rows = chat_rows(real)
-        other = opened and turn != "assistant"
+        # Many templates cannot open an answer to nothing, and all that train such a turn can write one.
+        other = opened and (turn != "assistant" or not rows)
         if other:
             rows.append({"role": turn, "content": MARK})
         text: str = self.tokenizer.apply_chat_template(

@@ -422,7 +422,6 @@ def _made(found: Split, blinded: Sequence[float], neighbours: int, seed: int) ->
                 member=member,
                 messages=text.messages,
                 row=text.row,
-                plain=text.plain,
                 blind=score,
                 prefix=shot,
                 neighbours=rewrites(text, neighbours, pool, seed=seed) if neighbours else (),
