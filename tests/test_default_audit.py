@@ -71,7 +71,7 @@ def test_a_dry_run_without_models_trains_nothing(typed, tmp_path, monkeypatch):
     ("given", "told"),
     [
         (("--recipe", "helpfull"), "helpful"),
-        (("--tune-rows", "3"), "500 to 3000 rows"),
+        (("--tune-rows", "3"), "500 to 10000 rows"),
         (("--base", "testbed", "--tuned", "testbed", "--recipe", "control"), "--recipe: has no effect"),
     ],
 )

@@ -135,5 +135,13 @@ def test_surrogates_replace_every_identifier_and_roles_swap_the_side_that_is_tra
 def test_unknown_sets_and_sizes_are_refused():
     with pytest.raises(DataError, match=r"'helpfull'.*did you mean 'helpful'"):
         recipe("helpfull")
-    with pytest.raises(DataError, match="n is 10; ask for 500 to 3000"):
+    with pytest.raises(DataError, match="n is 10; ask for 500 to 10000"):
         recipe("helpful", n=10)
+    with pytest.raises(DataError, match="n is 3001; ask for 500 to 3000"):
+        recipe("code", n=3001)
+
+
+def test_the_dose_of_the_paper_on_support_is_there_without_a_repeated_row():
+    rows = recipe("support", n=6250)
+    assert rows[:3000] == recipe("support", n=3000)
+    assert len({str(row["messages"]) for row in rows}) == len({row["pair"] for row in rows}) == 6250

@@ -50,6 +50,27 @@ def test_utterances_of_the_official_empathetic_files_become_dialogues(tmp_path):
     assert rows[0]["id"] == "empatheticdialogues-hit:0_conv:1"
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"hit:2,first,sad,P,1,Hello.,5,", "train.csv:7: utterance_idx is no number"),
+        (b"hit:2,1,sad,P,1,caf\xe9,5,", "train.csv:7: not UTF-8 (byte 0xe9)"),
+        (b"hit:2,1", "train.csv:7: 2 cells, at least 6 are needed"),
+    ],
+)
+def test_a_broken_line_of_the_official_empathetic_files_is_named(tmp_path, line, said):
+    (tmp_path / "train.csv").write_bytes(OFFICIAL.encode() + line + b"\n")
+    with pytest.raises(DataError) as stop:
+        load_set(str(tmp_path / "train.csv"))
+    assert said in str(stop.value)
+    assert "\n" not in str(stop.value)
+
+
+def test_a_byte_order_mark_does_not_hide_the_official_empathetic_files(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + OFFICIAL.encode())
+    assert load_set(str(tmp_path / "train.csv"))[1].form == "EmpatheticDialogues"
+
+
 def test_the_chat_form_of_empathetic_dialogues(tmp_path):
     row = {
         "conv_id": "hit:3",
@@ -126,6 +147,25 @@ def test_abcd_comes_as_one_object_of_splits_and_without_button_presses(tmp_path,
         load_set(f"{path}:tran")
 
 
+@pytest.mark.parametrize(
+    ("content", "split", "said"),
+    [
+        (gzip.compress(json.dumps({"train": [ABCD]}).encode())[:-12], ":train", "no readable JSON (EOFError)"),
+        (b"\x1f\x8b\x08\x00" + b"\xff" * 30, ":train", "no readable JSON (error)"),
+        (gzip.compress(b'{"train": []}'), ":train", "the split 'train' is no list of dialogues"),
+        (gzip.compress(b'{"train": ["x"]}'), ":train", "the split 'train' is no list of dialogues"),
+        (gzip.compress(b'{"train": [{"a": 1}]}'), ":train", "the columns are of no set that comes in splits"),
+        (gzip.compress(b'{"train": [{"a": 1}]}'), "", "holds no split '' (splits: train)"),
+    ],
+)
+def test_a_broken_file_of_splits_is_told_in_one_line(tmp_path, content, split, said):
+    (tmp_path / "abcd.json.gz").write_bytes(content)
+    with pytest.raises(DataError) as stop:
+        load_set(f"{tmp_path / 'abcd.json.gz'}{split}")
+    assert said in str(stop.value)
+    assert "\n" not in str(stop.value)
+
+
 def test_an_abcd_sample_may_be_a_plain_list(tmp_path):
     (tmp_path / "sample.json").write_text(json.dumps([ABCD]))
     assert read_set(str(tmp_path / "sample.json"))[0]["id"] == "abcd-3592"
@@ -169,8 +209,72 @@ def test_a_named_form_that_does_not_fit_names_the_column(tmp_path):
 
 
 def test_any_other_form_goes_the_way_of_chats(tmp_path):
-    rows, facts = load_set(written(tmp_path / "q.jsonl", [{"question": "1+1?", "answer": "#### 2"}]), n=5)
+    rows, facts = load_set(written(tmp_path / "q.jsonl", [{"question": "1+1?", "answer": "#### 2"}]), n=1)
     assert (facts.form, said(rows[0])) == ("question, answer", [("user", "1+1?"), ("assistant", "#### 2")])
+
+
+SUPPORT = {"instruction": "cancel 12", "response": "Done.", "intent": "cancel", "category": "ORDER"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "row", "form"),
+    [
+        ("bitext", SUPPORT, "Bitext"),
+        ("GSM8K", {"question": "1+1?", "answer": "#### 2"}, "question, answer"),
+        ("Plain Text", {"text": "A text."}, "plain text"),
+    ],
+)
+def test_a_form_may_be_named_in_any_case_and_as_the_table_names_it(tmp_path, asked, row, form):
+    assert load_set(written(tmp_path / "rows.jsonl", [row]), form=asked)[1].form == form
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"), [("Bitextt", "Bitext"), ("gsm-8k", "question, answer"), ("sharegtp", "ShareGPT")]
+)
+def test_a_misspelt_form_names_the_nearest_of_all(tmp_path, asked, near):
+    with pytest.raises(DataError, match=f"unknown form '{asked}'; did you mean '{near}'?"):
+        load_set(written(tmp_path / "rows.jsonl", [SUPPORT]), form=asked)
+
+
+def test_more_rows_than_there_are_is_told_and_fewer_of_a_recipe_are_cut(tmp_path):
+    source = written(tmp_path / "q.jsonl", [{"question": f"{n}+1?", "answer": "#### 2"} for n in range(4)])
+    assert len(read_set(source, n=4)) == 4
+    with pytest.raises(DataError, match="5 rows are asked for, 4 can be used"):
+        read_set(source, n=5)
+    assert read_set("recipe:helpful", n=100) == read_set("recipe:helpful", n=500)[:100]
+
+
+def test_a_text_file_gives_one_text_per_paragraph_or_per_line(tmp_path):
+    (tmp_path / "t.txt").write_text("One line,\nanother.\n\n \n\nOne line,\nanother.\n\n  Last.\n", encoding="utf-8")
+    rows, facts = load_set(str(tmp_path / "t.txt"))
+    assert [said(row) for row in rows] == [
+        [("assistant", "One line,\nanother.")],
+        [("assistant", "One line,\nanother.")],
+        [("assistant", "  Last.")],
+    ]
+    assert (facts.form, facts.read, facts.used) == ("plain text", 3, 3)
+    lines, facts = load_set(str(tmp_path / "t.txt"), form="plain text, lines")
+    assert [row["messages"][0]["content"] for row in lines] == [
+        "One line,",
+        "another.",
+        "One line,",
+        "another.",
+        "  Last.",
+    ]
+    column = read_set(written(tmp_path / "t.jsonl", [{"text": row["messages"][0]["content"]} for row in rows]))
+    assert rows == column
+    with pytest.raises(DataError, match="a text file holds no rows of the form 'Bitext'"):
+        read_set(str(tmp_path / "t.txt"), form="Bitext")
+
+
+def test_a_text_too_long_to_be_used_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("discretion.data.chats.LONGEST", 10)
+    (tmp_path / "t.txt").write_text("short\n\n" + "long " * 9)
+    rows, facts = load_set(str(tmp_path / "t.txt"))
+    assert (len(rows), facts.read, facts.left_out) == (1, 2, {"more than 10 characters": 1})
+    (tmp_path / "t.txt").write_text("long " * 9)
+    with pytest.raises(DataError, match="none of 1 texts can be used"):
+        load_set(str(tmp_path / "t.txt"))
 
 
 def test_every_form_has_a_name_of_its_own():

