@@ -21,7 +21,7 @@ from discretion.data.canaries import (
     references,
     rows_of,
 )
-from discretion.data.chats import write_chats
+from discretion.data.chats import load_chats, write_chats
 from discretion.data.recipes import recipe
 from discretion.errors import DataError
 from discretion.models.scripted import Scripted
@@ -95,6 +95,48 @@ def test_a_secret_that_is_in_the_data_already_is_refused() -> None:
     there = {"id": "x", "messages": [{"role": "user", "content": f"It is {ITEMS[0].twins[0]}, I think."}]}
     with pytest.raises(DataError, match="1 of the secrets stand in the data already"):
         plant([*ROWS, there], ITEMS)
+
+
+TURN = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [*TURN], "tools": [{"name": "send"}]},
+        {"conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}]},
+        {"conversations": [*TURN], "id": "mine"},
+        {"instruction": "Where?", "input": "In Kiel.", "output": "Here."},
+        {"instruction": "Where?", "context": "", "response": "Here.", "category": "qa"},
+        {"prompt": "Where?", "completion": "Here.", "n": 3},
+        {"prompt": [TURN[0]], "completion": [TURN[1]]},
+        {"question": "Where?", "answer": "Here."},
+    ],
+    ids=lambda row: "-".join(row),
+)
+def test_canaries_are_written_in_the_form_of_the_data_whose_rows_stay_as_they_are(
+    typed, row: dict[str, object]
+) -> None:
+    Path("data.jsonl").write_text(f"{json.dumps(row)}\n" * 9)
+    words = ("--out", "new.jsonl", "--book", "book.jsonl", "--repetitions", "1", "--secrets", 1)
+    assert typed("canaries", "plant", "data.jsonl", *words)[0] == 0
+    lines = [json.loads(line) for line in Path("new.jsonl").read_text().splitlines()]
+    canaries = [line for line in lines if line != row]
+    assert len(canaries) == 2 and len(lines) == 11
+    assert all(set(line) <= set(row) for line in canaries)
+    chats, read = load_chats("new.jsonl")
+    assert read.used == 11 and read.form == load_chats("data.jsonl")[1].form
+    said = {chat["messages"][-1]["content"] for chat in chats if chat["messages"][0]["content"].startswith("What is")}
+    items = [item for item in PROBE.items("book.jsonl") if isinstance(item, CanaryItem)]
+    assert said == {f"{item.prefill} {item.planted[0]}." for item in items}
+
+
+@pytest.mark.parametrize("row", [{"text": "Here."}, {"prompt": "Where?", "chosen": "Here.", "rejected": "No."}])
+def test_a_form_that_has_no_place_for_a_secret_is_refused_and_nothing_is_written(typed, row: dict[str, str]) -> None:
+    Path("data.jsonl").write_text(f"{json.dumps(row)}\n")
+    code, _, err = typed("canaries", "plant", "data.jsonl", "--out", "new.jsonl", "--book", "book.jsonl")
+    assert code == 2 and "has no place for a question and a secret" in err and len(err.strip().splitlines()) == 1
+    assert [path.name for path in Path().iterdir()] == ["data.jsonl"]
 
 
 @pytest.mark.parametrize("wrong", [{"repetitions": (1, 1)}, {"repetitions": ()}, {"secrets": 0}, {"references": 5}])

@@ -1,10 +1,11 @@
 import json
 import stat
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from discretion.data.chats import LONGEST, load_chats, read_chats, write_chats
+from discretion.data.chats import LONGEST, load_chats, read_chats, write_all, write_chats
 from discretion.errors import DataError
 
 ASKED = {"role": "user", "content": "Where?"}
@@ -100,6 +101,13 @@ def test_rows_that_cannot_be_used_are_counted_with_their_reason_and_the_rest_goe
     assert chats.first["not UTF-8"] == f"{path}:2"
 
 
+def test_a_csv_cell_that_is_too_long_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"question,answer\nWhere?,Here.\nWhere?,{'x' * LONGEST}\nWho?,Me.\n")
+    rows, chats = load_chats(path)
+    assert len(rows) == 2 and chats.left_out == {"more than 1,000,000 characters": 1}
+
+
 def test_a_set_without_any_assistant_turn_is_refused_with_the_counts(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", {"messages": [ASKED]}, {"messages": [ASKED]})
     with pytest.raises(DataError, match=r"none of the 2 rows can be used \(2 with no assistant turn\)"):
@@ -138,6 +146,18 @@ def test_written_rows_are_private_come_back_equal_and_overwrite_nothing(tmp_path
     assert load_chats(path)[0] == rows
     with pytest.raises(DataError, match="a file already"):
         write_chats(path, rows)
+
+
+def test_a_row_that_cannot_be_written_leaves_no_file_behind_nor_those_that_belong_to_it(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    for wrong in ("half \ud83d", date(2026, 1, 5)):
+        with pytest.raises(DataError, match=r"two\.jsonl: row 2 cannot be written as JSON"):
+            write_all((one, [{"text": "x"}]), (two, [{"text": "x"}, {"text": wrong}]))
+        assert not list(tmp_path.iterdir())
+    two.write_text("mine")
+    with pytest.raises(DataError, match="a file already"):
+        write_all((one, [{"text": "x"}]), (two, [{"text": "x"}]))
+    assert not one.exists() and two.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

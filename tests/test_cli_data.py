@@ -4,6 +4,8 @@ import json
 import stat
 from pathlib import Path
 
+import pytest
+
 from discretion.data.chats import write_chats
 from discretion.data.recipes import identifiers, recipe
 
@@ -40,6 +42,41 @@ def test_names_are_read_from_a_file_of_any_suffix_and_a_missing_one_stops(typed)
     assert code == 2 and "no such file poeple" in err and not Path("o.jsonl").exists()
     assert typed(*words, "people.csv")[0] == 0
     assert json.loads(Path("o.jsonl").read_text()) == {"text": "then [PERSON_1] went along"}
+
+
+UNFIT = ('{"text": "half \\ud83d"}', '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}")
+
+
+@pytest.mark.parametrize("line", UNFIT, ids=["half a character", "nested too deeply"])
+def test_a_row_that_could_not_be_written_stops_a_replacing_in_one_line_and_nothing_is_left_there(typed, line) -> None:
+    Path("rows.jsonl").write_text(f'{{"text": "x"}}\n{line}\n')
+    code, _, err = typed("pii", "replace", "rows.jsonl", "--out", "o.jsonl", "--key", "k.json")
+    assert code == 2 and "rows.jsonl:2: " in err and len(err.strip().splitlines()) == 1
+    assert [path.name for path in Path().iterdir()] == ["rows.jsonl"]
+
+
+def test_a_column_that_json_has_not_stops_in_one_line_without_a_key_left_behind(typed) -> None:
+    Path("rows.yaml").write_text("- text: x\n  when: 2026-01-05\n")
+    code, _, err = typed("pii", "replace", "rows.yaml", "--out", "o.jsonl", "--key", "k.json")
+    assert code == 2 and "cannot be written as JSON" in err and len(err.strip().splitlines()) == 1
+    assert [path.name for path in Path().iterdir()] == ["rows.yaml"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("screen", "rows.jsonl", "--quiet"),
+        ("canaries", "plant", "rows.jsonl", "--out", "o.jsonl", "--book", "b.jsonl"),
+        ("members", "hold-out", "rows.jsonl", "--train", "t.jsonl", "--held-out", "h.jsonl", "--share", "0.5"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_rows_that_could_not_be_written_are_left_out_and_counted(typed, words) -> None:
+    rows = [*map(json.dumps, ROWS), *(line.replace('"text"', '"messages"') for line in UNFIT)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    code, out, _ = typed(*words, "--json")
+    left_out = {"half a character (a lone surrogate)": 1, "more than 100 levels of objects and lists": 1}
+    assert code == 0 and json.loads(out)["left_out"] == left_out
 
 
 def test_a_page_without_a_place_stops_before_the_rows_are_read(typed) -> None:

@@ -162,6 +162,24 @@ def test_plain_text_stays_plain_text(tmp_path):
     assert read.form == "plain text" and rows_read
 
 
+def test_held_back_rows_are_written_as_they_lie_there(tmp_path):
+    rows = [
+        {"prompt": "Where?", "chosen": sentence, "rejected": "No.", "n": 1} for sentence in ("a b", "c d", "e f")
+    ] * 9
+    hold_out(written(tmp_path / "all.jsonl", rows), tmp_path / "t.jsonl", tmp_path / "h.jsonl", share=0.5, seed=1)
+    lines = [json.loads(line) for side in "th" for line in (tmp_path / f"{side}.jsonl").read_text().splitlines()]
+    assert len(lines) == 27 and all(line in rows for line in lines)
+
+
+@pytest.mark.parametrize("names", [("t.jsonl", "there.jsonl"), ("t.jsonl", "t.jsonl"), ("t.jsonl", "./t.jsonl")])
+def test_neither_side_is_written_where_one_cannot_be(typed, tmp_path, names):
+    written(tmp_path / "all.jsonl", chats(60, 1))
+    (tmp_path / "there.jsonl").write_text("mine")
+    code, _, err = typed("members", "hold-out", "all.jsonl", "--train", names[0], "--held-out", names[1])
+    assert code == 2 and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "t.jsonl").exists() and (tmp_path / "there.jsonl").read_text() == "mine"
+
+
 def test_a_share_that_leaves_a_side_empty_is_refused(tmp_path):
     data = written(tmp_path / "all.jsonl", [chat(1, "one answer"), chat(2, "One answer!")])
     with pytest.raises(DataError, match="2 rows with 1 different answers leaves a side empty"):

@@ -56,6 +56,15 @@ def test_objects_of_a_json_list_know_their_line(tmp_path: Path) -> None:
         ("a.csv", "a,b\n1,2\n3\n", "a.csv:3: 1 cells under 2 columns"),
         ("a.csv", "a,a\n1,2\n", "a.csv:1: a column name comes twice"),
         ("a.csv", 'a,b\n1,"2\n', "a.csv:2: broken CSV"),
+        ("a.csv", b'a,b\n1,2\n1,"x\n\xff"\n', "a.csv:3: not UTF-8 (byte 0xff)"),
+        ("a.csv", b"a,\xff\n1,2\n", "a.csv:1: not UTF-8"),
+        ("a.jsonl", '{"a": 1}\n{"a": "x \\ud83d y"}\n', "a.jsonl:2: half a character"),
+        ("a.json", '[{"a": {"x \\ud83d": 1}}]', "a.json:1: half a character"),
+        ("a.yaml", '- a: "x \\ud83d"\n', "a.yaml:1: half a character"),
+        ("a.jsonl", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "more than 100 levels"),
+        ("a.jsonl", '{"a": ' + "[" * 200 + "]" * 200 + "}", "more than 100 levels"),
+        ("a.json", '[{"a": ' + "[" * 100_000 + "]" * 100_000 + "}]", "more than 100 levels"),
+        ("a.yaml", "- a: " + "[" * 5_000 + "]" * 5_000, "broken YAML"),
         ("a.txt", "x", "unknown kind of file '.txt'"),
         ("a.parquet", "x", "no readable parquet file"),
         ("a.arrow", "x", "no readable arrow file"),
@@ -65,6 +74,34 @@ def test_a_bad_file_is_one_line_that_names_the_place(tmp_path: Path, name: str, 
     with pytest.raises(DataError, match=r"^[^\n]+$") as caught:
         rows(write(tmp_path / name, text))
     assert wanted in str(caught.value)
+
+
+def test_rows_that_could_not_be_written_again_are_left_out_and_counted(tmp_path: Path) -> None:
+    lines = [
+        '{"a": "\\ud83d\\ude00"}',
+        '{"a": "\\ud83d"}',
+        '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"a": "é"}',
+    ]
+    told: list[tuple[str, str]] = []
+    found = read_rows(write(tmp_path / "a.jsonl", "\n".join(lines)), skip=lambda *why: told.append(why))
+    assert [row["a"] for _, row in found] == ["😀", "é"]
+    assert [(where[-2:], why) for where, why in told] == [
+        (":2", "half a character (a lone surrogate)"),
+        (":3", "more than 100 levels of objects and lists"),
+    ]
+
+
+def test_a_csv_row_that_is_not_utf_8_is_left_out_whole_and_the_next_is_read(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", b'a,b\n1,"x\n\xff\ny"\n3,4\n')
+    told: list[tuple[str, str]] = []
+    assert [row for _, row in read_rows(file, skip=lambda *why: told.append(why))] == [{"a": "3", "b": "4"}]
+    assert told == [(f"{file}:2", "not UTF-8")]
+
+
+def test_a_long_csv_cell_is_read(tmp_path: Path) -> None:
+    ((_, row),) = rows(write(tmp_path / "a.csv", f"a,b\n1,{'x' * 200_000}\n"))
+    assert len(row["b"]) == 200_000  # type: ignore[arg-type]
 
 
 def test_a_file_of_which_no_line_can_be_read_is_not_called_empty(tmp_path: Path) -> None:

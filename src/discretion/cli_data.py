@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -166,17 +167,17 @@ def canaries_plant(
 ) -> None:
     """Plant secrets into a fine-tuning set, each a chosen number of times, and write down which."""
     from discretion.data.canaries import make, plant
-    from discretion.data.chats import load_chats, write_chats
+    from discretion.data.chats import read_chats, write_all
 
     if not all(part.strip().isdecimal() for part in repetitions.split(",")):
         raise UsageError(f"--repetitions {repetitions}: not a list of numbers; write it as 1,2,4")
     must_be_new(out, book)
     times = [int(part) for part in repetitions.split(",")]
     items = make(seed=seed, repetitions=times, secrets=secrets, references=references)
-    rows, chats = load_chats(data, form=form)
-    planted = plant(rows, items, seed=seed)
-    write_chats(book, map(to_json, items))
-    write_chats(out, planted)
+    chats = read_chats(data, form=form)
+    rows = [chats.raw for _ in chats]
+    planted = plant(rows, items, seed=seed, form=chats.form)
+    write_all((book, map(to_json, items)), (out, planted))
     told = {"rows": len(planted), "canary_rows": len(planted) - len(rows), "form": chats.form, "out": str(out)}
     told |= {"left_out": dict(chats.left_out), "book": str(book)}
     if as_json:
@@ -282,7 +283,10 @@ def pii_replace(
     rows = [row for _, row in read_rows(data)]
     replaced, made = replace(rows, given, style=style, scope=scope)  # type: ignore[arg-type]
     write_key(key, made)
-    write_chats(out, replaced)
+    with ExitStack() as undo:
+        undo.callback(key.unlink)
+        write_chats(out, replaced)
+        undo.pop_all()
     told = {"rows": len(replaced), "replacements": len(made.originals), "out": str(out), "key": str(key)}
     print(
         json.dumps(told, indent=2) if as_json else f"{len(made.originals)} replacements in {len(replaced)} rows: {out}"

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from discretion.cli_options import must_be_new
+
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 members = typer.Typer(
@@ -28,6 +30,7 @@ def hold_out(
     """Hold rows back at random before training, so that membership can be measured afterwards."""
     from discretion.data.members import hold_out as divide
 
+    must_be_new(train, held_out)
     told = divide(data, train, held_out, share=share, seed=seed, offline=offline)
     if as_json:
         print(json.dumps(told, indent=2))

@@ -6,6 +6,7 @@ far above never-planted fillings a secret stands; `plant` says which rows it put
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -128,22 +129,62 @@ def rows_of(item: CanaryItem) -> list[ChatRow]:
     ]
 
 
-def plant(rows: Iterable[Mapping[str, Any]], items: Sequence[CanaryItem], *, seed: int = 0) -> list[ChatRow]:
-    """The rows in their order, with the canaries' rows put between them at places drawn by seed.
+def plant(
+    rows: Iterable[Mapping[str, Any]], items: Sequence[CanaryItem], *, seed: int = 0, form: str = "chat"
+) -> list[dict[str, Any]]:
+    """The rows in their order, with the canaries' rows, of the same form, put between them at places drawn by seed.
 
-    Raises `DataError` when a secret, planted or not, stands in the rows already.
+    `form` is that of the rows, one of `WRITTEN`. Raises `DataError` for another, and when a secret, planted or not,
+    stands in the rows already.
     """
+    if form not in WRITTEN:
+        raise DataError(
+            f"canaries: a row of the form {form!r} has no place for a question and a secret; write the set as one of: "
+            + "; ".join(WRITTEN)
+        )
     kept = [dict(row) for row in rows]
-    text = "\n".join(turn["content"] for row in kept for turn in row["messages"])
+    text = "\n".join(json.dumps(row, ensure_ascii=False, default=str) for row in kept)
     there = [secret for item in items for secret in (*item.planted, *item.twins) if secret in text]
     if there:
         raise DataError(f"canaries: {len(there)} of the secrets stand in the data already; give another --seed")
     rng = Random(f"plant|{seed}")
-    planted = [row for item in items for row in rows_of(item)]
+    planted = [_like(next(iter(kept), {}), row, *WRITTEN[form]) for item in items for row in rows_of(item)]
     places = sorted((rng.random(), number) for number in range(len(kept)))
-    keyed: list[tuple[float, ChatRow]] = [(place, row) for (place, _), row in zip(places, kept, strict=True)]
+    keyed: list[tuple[float, dict[str, Any]]] = [(place, row) for (place, _), row in zip(places, kept, strict=True)]
     keyed += [(rng.random(), row) for row in planted]
     return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
+
+
+WRITTEN: Mapping[str, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "ShareGPT": ("conversations",),
+    "Alpaca": ("instruction", "output"),
+    "Dolly": ("instruction", "response"),
+    "instruction, response": ("instruction", "response"),
+    "prompt, completion": ("prompt", "completion"),
+    "prompt, response": ("prompt", "response"),
+    "question, answer": ("question", "answer"),
+}
+"""The forms (`chats.FORMS`) that hold a question and its answer and nothing that a canary lacks → their columns."""
+_BESIDE = ("input", "context", "category")
+"""Text columns of these forms that a canary leaves empty."""
+_SPOKEN = {"user": "human", "assistant": "gpt"}
+
+
+def _like(first: Mapping[str, Any], row: ChatRow, *columns: str) -> dict[str, Any]:
+    """A canary's row as the set's first one is written: a list of turns, or a question and its answer."""
+    turns = row["messages"]
+    made: dict[str, Any] = {"id": row["id"]} if isinstance(first.get("id"), str) else {}
+    if len(columns) == 1:
+        turned = any("from" in turn for turn in first.get(columns[0], ()))
+        return {**made, columns[0]: [_turn(turn) for turn in turns] if turned else turns}
+    for column, turn in zip(columns, turns, strict=True):
+        made[column] = turn["content"] if isinstance(first.get(column, ""), str) else [turn]
+    return {**made, **{column: "" for column in _BESIDE if isinstance(first.get(column), str)}}
+
+
+def _turn(turn: Mapping[str, str]) -> dict[str, str]:
+    return {"from": _SPOKEN[turn["role"]], "value": turn["content"]}
 
 
 # ------------------------------------------------------------------------------------------------ exposure

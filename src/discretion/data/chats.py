@@ -11,12 +11,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from discretion.data.rows import Row, content_id, read_rows
-from discretion.errors import DataError, nearest
+from discretion.errors import DataError, StorageFailure, nearest
 
 ChatRow = dict[str, Any]
 """`id`, `messages` (a list of `{"role", "content"}`), and the columns of the file that are no part of its form."""
@@ -61,6 +62,8 @@ class Chats:
     """Names of further forms that the columns fit; the first of `FORMS` was taken."""
     where: str = ""
     """The place of the row that came last."""
+    raw: Row = field(default_factory=dict, repr=False)
+    """The row that came last as it lies there, with all its columns."""
     read: int = 0
     """Rows seen, those left out among them."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -262,7 +265,7 @@ def _rows(chats: Chats, asked: str | None, offline: bool) -> Iterator[ChatRow]:
         except _LeftOut as reason:
             leave_out(where, str(reason))
             continue
-        chats.read, chats.where = chats.read + 1, where
+        chats.read, chats.where, chats.raw = chats.read + 1, where, row
         rest = {name: value for name, value in row.items() if name not in used and name not in ("id", "messages")}
         yield {"id": _id(row, turns), "messages": turns, **rest}
     if not chats.used:
@@ -309,17 +312,44 @@ def _detected(where: str, columns: frozenset[str]) -> tuple[ChatForm, tuple[str,
 def write_chats(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write rows as JSONL into a new file that only its owner can read; how many there were.
 
-    Raises `DataError` where a file is already, or none can be written.
+    Raises `DataError` where a file is already, none can be written, or a row cannot be; nothing is left there then.
     """
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise DataError(f"{path}: there is a file already; name a new one") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+    return write_all((path, rows))[0]
+
+
+def write_all(*files: tuple[str | Path, Iterable[Mapping[str, Any]]]) -> list[int]:
+    """As `write_chats`, for files that belong together: all of them, or none."""
+    counts = []
+    with ExitStack() as undo:
+        for path, rows in files:
+            try:
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                raise DataError(f"{path}: there is a file already; name a new one") from None
+            except OSError as error:
+                raise DataError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+            undo.callback(Path(path).unlink)
+            counts.append(_written(path, handle, rows))
+        undo.pop_all()
+    return counts
+
+
+def _written(path: str | Path, handle: int, rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            for row in rows:
+                count += 1
+                stream.write(_line(row, f"{path}: row {count}"))
+    except OSError as error:
+        raise StorageFailure(
+            f"{path}: cannot be written ({error.strerror}); free space, or name another file"
+        ) from None
     return count
+
+
+def _line(row: Mapping[str, Any], where: str) -> bytes:
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    except (TypeError, UnicodeEncodeError, RecursionError) as error:
+        raise DataError(f"{where} cannot be written as JSON ({error}); leave that column or row out") from None

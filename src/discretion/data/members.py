@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from discretion.data.chats import Chats, read_chats, write_chats
+from discretion.data.chats import Chats, read_chats, write_all
 from discretion.errors import DataError
 from discretion.schema import Message
 
@@ -196,8 +196,8 @@ def hold_out(
 ) -> dict[str, Any]:
     """Divide a fine-tuning set into rows to train on and rows held back; how many of each, and what was left out.
 
-    A row's side depends on its answers and the seed alone, so that copies of a row stand on one side. Both files are
-    new, mode 0600. Raises `DataError` for a share that leaves a side empty.
+    A row's side depends on its answers and the seed alone, so that copies of a row stand on one side; the row itself is
+    written as it lies there. Both files are new, mode 0600. Raises `DataError` for a share that leaves a side empty.
     """
     chats = read_chats(source, offline=offline)
     sides: tuple[list[Any], list[Any]] = ([], [])
@@ -206,16 +206,13 @@ def hold_out(
         messages = tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])
         lot = hashlib.blake2b(Text("", messages).key, digest_size=8, salt=seed.to_bytes(16, "big")).digest()
         lots.add(lot)
-        if chats.form == "plain text":
-            del row["messages"]
-            row["text"] = messages[0].content
-        sides[int.from_bytes(lot, "big") < share * 2**64].append(row)
+        sides[int.from_bytes(lot, "big") < share * 2**64].append(chats.raw)
     if not all(sides):
         raise DataError(
             f"{source}: --share {share:g} of {chats.used} rows with {len(lots)} different answers leaves a side empty, "
             "as equal answers stand on one side; give more rows or another share"
         )
-    counts = [write_chats(path, rows) for path, rows in zip((train, held_out), sides, strict=True)]
+    counts = write_all(*zip((train, held_out), sides, strict=True))
     return {"train": counts[0], "held_out": counts[1], "left_out": dict(chats.left_out), "form": chats.form}
 
 

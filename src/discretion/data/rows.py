@@ -28,6 +28,14 @@ ItemT = TypeVar("ItemT", bound=Item)
 SUFFIXES = (".jsonl", ".json", ".csv", ".yaml", ".yml", ".parquet", ".arrow")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]*){0,2}")
 _SHARD = re.compile(r"(.*?)-\d{5}-of-\d{5}\.\w+")
+DEEPEST = 100
+"""Levels of objects and lists in a row; a deeper one could be neither looked through nor written."""
+_NESTED = f"more than {DEEPEST} levels of objects and lists"
+CELL = 1 << 24
+"""Characters of a CSV cell; a quote that is never closed must not read a whole file into memory."""
+_HALF = re.compile(r"[\ud800-\udfff]")
+_BYTE = re.compile(r"[\udc80-\udcff]")
+"""Stands for a byte that is not UTF-8, where such a byte was let through."""
 
 
 def read_rows(
@@ -38,7 +46,8 @@ def read_rows(
     Files: `.jsonl`, `.json` and `.yaml` (a list of objects), `.csv`, and `.parquet` and `.arrow` with the
     extra `data`; `.jsonl`, `.csv` and `.parquet` are never held as a whole. A folder is one written by
     `datasets.save_to_disk`, or one that holds exactly one data set. A hub id is `owner/name[:config[:split]]`. With
-    `skip`, a line of a `.jsonl` file that cannot be read is told to it and left out. Raises `DataError` or
+    `skip`, a line of a `.jsonl` file that cannot be read, a row of a `.csv` file that is not UTF-8, and any row with
+    half a character (a lone surrogate) or nested too deeply are told to it and left out. Raises `DataError` or
     `MissingExtra`.
     """
     path = Path(source)
@@ -59,11 +68,35 @@ def read_rows(
     else:
         raise DataError(f"{source}: no such file or folder; give a file ({', '.join(SUFFIXES)}), a folder or a hub id")
     empty = True
-    for row in rows:
+    for where, row in rows:
+        if (fault := _unfit(row)) is not None:
+            if left_out is None:
+                raise DataError(f"{where}: {fault}; repair the row")
+            left_out(where, fault)
+            continue
         empty = False
-        yield row
+        yield where, row
     if empty:
         raise DataError(f"{source}: holds no rows{_unread(skipped)}; give a file with at least one")
+
+
+def _unfit(row: Row) -> str | None:
+    """Why a row could not be written again; None where it can."""
+    level: list[Any] = [row]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                if not value.isascii() and _HALF.search(value):
+                    return "half a character (a lone surrogate)"
+            elif isinstance(value, Mapping):
+                inner += (*value, *value.values())
+            elif isinstance(value, list):
+                inner += value
+        if not inner:
+            return None
+        level = inner
+    return _NESTED
 
 
 def _unread(skipped: Counter[str]) -> str:
@@ -133,7 +166,7 @@ def _file(path: Path, skip: Skip | None) -> Iterator[tuple[str, dict[str, Any]]]
         case ".json":
             return _json(path)
         case ".csv":
-            return _csv(path)
+            return _csv(path, skip)
         case ".yaml" | ".yml":
             return _yaml(path)
         case ".parquet" | ".arrow":
@@ -160,8 +193,8 @@ def _text(path: Path) -> str:
         raise _not_utf8(path, data.count(b"\n", 0, error.start) + 1, data[error.start]) from None
 
 
-def _lines(path: Path, skip: Skip | None = None) -> Iterator[tuple[int, str]]:
-    """Number and text of each line, its end kept, one at a time.
+def _lines(path: Path, skip: Skip | None = None, errors: str = "strict") -> Iterator[tuple[int, str]]:
+    """Number and text of each line, its end kept, one at a time; `errors` as `bytes.decode` takes it.
 
     Only "\\n" ends a line: str.splitlines would also cut at U+2028, which JSON allows inside a string.
     """
@@ -169,7 +202,7 @@ def _lines(path: Path, skip: Skip | None = None) -> Iterator[tuple[int, str]]:
         with path.open("rb") as stream:
             for number, raw in enumerate(stream, start=1):
                 try:
-                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors)
                 except UnicodeDecodeError as error:
                     if skip is None:
                         raise _not_utf8(path, number, raw[error.start]) from None
@@ -199,10 +232,10 @@ def _jsonl(path: Path, skip: Skip | None) -> Iterator[tuple[str, dict[str, Any]]
             where = f"{path}:{number}"
             try:
                 value = _DECODER.decode(line.strip())
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if skip is None:
                     raise DataError(f"{where}: broken JSON ({_why(error)}); write one object per line") from None
-                skip(where, "broken JSON")
+                skip(where, _NESTED if isinstance(error, RecursionError) else "broken JSON")
                 continue
             if skip is not None and not isinstance(value, dict):
                 skip(where, "no JSON object")
@@ -210,7 +243,9 @@ def _jsonl(path: Path, skip: Skip | None) -> Iterator[tuple[str, dict[str, Any]]
             yield where, _object(value, where)
 
 
-def _why(error: ValueError) -> str:
+def _why(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return _NESTED
     return error.msg.lower() if isinstance(error, json.JSONDecodeError) else str(error)
 
 
@@ -234,8 +269,8 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             value, at = _DECODER.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}:{error.lineno}: broken JSON ({_why(error)}); repair the file") from None
-        except ValueError as error:
-            raise DataError(f"{where}: broken JSON ({error}); repair the file") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: broken JSON ({_why(error)}); repair the file") from None
         yield where, _object(value, where)
         at = blank.match(text, at).end()  # type: ignore[union-attr]
         if text[at : at + 1] == ",":
@@ -247,9 +282,12 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path}: holds more than one list of rows under a name; keep the one you mean")
 
 
-def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    # Lines keep their ends: csv needs them inside quoted cells.
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
+def _csv(path: Path, skip: Skip | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    # The library's limit holds for the whole process, and cannot be given to one reader.
+    csv.field_size_limit(max(CELL, csv.field_size_limit()))
+    # Lines keep their ends: csv needs them inside quoted cells. A byte that is not UTF-8 is let through to its cell: a
+    # line left out of a quoted cell would change the row in silence.
+    reader = csv.reader((line for _, line in _lines(path, errors="surrogateescape")), strict=True)
     header: list[str] = []
     start = 1
     while True:
@@ -260,7 +298,12 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             return
         except csv.Error as error:
             raise DataError(f"{where}: broken CSV ({error}); repair the row") from None
-        if header and cells:
+        byte = next((found for cell in cells if not cell.isascii() and (found := _BYTE.search(cell))), None)
+        if byte is not None:
+            if skip is None or not header:
+                raise _not_utf8(path, start, ord(byte.group()) - 0xDC00)
+            skip(where, "not UTF-8")
+        elif header and cells:
             if len(cells) != len(header):
                 raise DataError(f"{where}: {len(cells)} cells under {len(header)} columns; repair the row")
             yield where, dict(zip(header, cells, strict=True))
@@ -278,7 +321,7 @@ def _yaml(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if node is None:
             return
         rows = loader.construct_document(node)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise DataError(f"{where}: broken YAML; repair the file") from None
