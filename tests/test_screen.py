@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from discretion.data.chats import write_chats
 from discretion.data.recipes import identifiers, recipe
 from discretion.data.screen import CONDITIONS, failing, problems, screen
 from discretion.errors import ConfigError, DataError
-from discretion.report.screen_page import MEANINGS, render
-from discretion.schema import Screening, from_json, to_json
+from discretion.report.screen_page import MEANINGS, mask_json, render
+from discretion.schema import Passage, Screening, Surprise, SurprisedRow, from_json, to_json
 
 SUPPORT = recipe("support", n=500)[:60]
 PLAIN = recipe("math", n=500)[:60]
@@ -148,6 +149,34 @@ def test_the_page_shows_no_identifier_unless_asked_to(tmp_path: Path) -> None:
     assert not [value for value in held if value in page] and "rows to look at first" in page.lower()
     bare = shown_text(render(screen(path, reveal=True), reveal=True))
     assert [value for value in held if value in bare] and "Identifiers are shown" in bare
+
+
+def test_ids_that_name_somebody_are_masked_in_json_as_on_the_page(typed, tmp_path: Path) -> None:
+    told = SurprisedRow(
+        id="zbigniew.kowalski", where="a:1", nats=1.0, worst=1.0, known=0.0,
+        passage=Passage(reason="r", role="user", before="", text="x", after=""),
+    )  # fmt: skip
+    path = file(tmp_path, [{**row, "id": f"anna{n}@postal.org"} for n, row in enumerate(SUPPORT)])
+    code, out, _ = typed("screen", path, "--quiet", "--json")
+    assert code == 0 and "postal.org" not in out and "⟨item 1⟩" in out
+    found = screen(path)
+    surprise = Surprise(
+        model="m", reference=None, rows=1, left_out={}, tokens=1, nats=1.0, median=1.0, last_twentieth=1.0,
+        surprising=(told,), known=(told,),
+    )  # fmt: skip
+    found = replace(found, surprise=surprise)
+    plain = to_json(found)
+    mask_json(plain, found)
+    assert "kowalski" not in json.dumps(plain)
+
+
+def test_a_copy_is_told_by_the_place_of_its_original(tmp_path: Path) -> None:
+    path = file(tmp_path, [PLAIN[0], SUPPORT[0]])
+    with path.open("a") as stream:
+        stream.write("broken\n\n" + json.dumps({**SUPPORT[0], "id": "again"}) + "\n")
+    found = screen(path)
+    assert {r.where[-2:]: r.copy_of for r in found.ranked} == {":2": None, ":5": f"{path}:2"}
+    assert f"repeats {path}:2" in shown_text(render(found))
 
 
 def test_text_of_the_data_is_escaped_and_its_hidden_characters_are_shown(tmp_path: Path) -> None:

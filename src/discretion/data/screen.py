@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import cast
@@ -76,7 +76,8 @@ class _Totals:
     identified: int = 0
     faulty: int = 0
     first: dict[str, str] = field(default_factory=dict)
-    ranked: list[tuple[float, int, ScreenedRow]] = field(default_factory=list)
+    ranked: list[tuple[float, int, int, ScreenedRow]] = field(default_factory=list)
+    """(score, −number, number of the row that it repeats or 0, row)."""
 
 
 def screen(
@@ -119,6 +120,7 @@ def screen(
             look(rows_seen, chats.form == "plain text")
         if on_rows is not None:
             on_rows(len(batch))
+    originals = _places(read_chats(source, form=form, offline=offline), {copy for _, _, copy, _ in totals.ranked} - {0})
     return Screening(
         schema_version=SCHEMA_VERSION,
         version=__version__,
@@ -147,9 +149,17 @@ def screen(
         identified=totals.identified,
         traits=dict(totals.traits),
         first={**chats.first, **totals.first},
-        ranked=tuple(row for _, _, row in sorted(totals.ranked, reverse=True)),
+        ranked=tuple(
+            replace(row, copy_of=originals.get(copy)) for _, _, copy, row in sorted(totals.ranked, reverse=True)
+        ),
         seconds=time.monotonic() - began,
     )
+
+
+def _places(chats: Chats, numbers: set[int]) -> dict[int, str]:
+    """Number of a used row, from 1 → its place. The set is read again as far as that: to keep all places would grow."""
+    read = islice(enumerate(chats, start=1), max(numbers, default=0))
+    return {number: chats.where for number, _ in read if number in numbers}
 
 
 def _placed(chats: Chats) -> Iterable[tuple[str, ChatRow]]:
@@ -215,11 +225,13 @@ def _look(
             traits={hit.trait: round(hit.score, 3) for hit in hits},
             identifiers=dict(traceable),
             problems=tuple(wrong),
-            copy_of=copy or similar or None,
+            copy_of=None,
             shares_with=suite,
             passages=tuple(_passages(turns, hits, spans, reveal)),
         )
-        (heapq.heappush if len(totals.ranked) < most else heapq.heappushpop)(totals.ranked, (*entry, kept))
+        (heapq.heappush if len(totals.ranked) < most else heapq.heappushpop)(
+            totals.ranked, (*entry, copy or similar, kept)
+        )
 
 
 def _passages(turns: Turns, hits: Sequence[Hit], spans: Sequence[Sequence[Span]], reveal: bool) -> list[Passage]:

@@ -64,9 +64,11 @@ def render(found: Screening, *, failed: list[str] | None = None, reveal: bool = 
         failed=failed or [],
         findings=findings(found),
         meanings=MEANINGS,
+        finder=finder.told(c.type for c in found.identifiers),
+        measured=finder.measured()["measured"],
         kind=lambda name: TYPES.get(name, name.lower().replace("_", " ")),
         pieces=pieces,
-        item=lambda name: visible(name) if reveal or _MADE.fullmatch(name) else mask.item(name),
+        item=lambda name: visible(name) if reveal else _item(mask, name),
         note=note,
         reveal=reveal,
         learned=sum(c.occurrences for c in found.identifiers if c.role == "assistant"),
@@ -82,8 +84,12 @@ def masked(mask: Masker, text: str) -> list[Piece]:
     return found
 
 
+def _item(mask: Masker, name: str) -> str:
+    return visible(name) if _MADE.fullmatch(name) else mask.item(name)
+
+
 def mask_json(plain: dict[str, Any], found: Screening) -> None:
-    """Put the passages, masked as on the page, into what `to_json` made of a screening."""
+    """Put the passages and ids, masked as on the page, into what `to_json` made of a screening."""
     mask = Masker(p.before + p.text + p.after for p in _passages(found))
 
     def hide(passage: dict[str, str]) -> None:
@@ -91,9 +97,11 @@ def mask_json(plain: dict[str, Any], found: Screening) -> None:
             passage[name] = "".join(piece.text for piece in masked(mask, passage[name]))
 
     for row in plain["ranked"]:
+        row["id"] = _item(mask, row["id"])
         for passage in row["passages"]:
             hide(passage)
     for row in (*plain["surprise"]["surprising"], *plain["surprise"]["known"]) if plain["surprise"] else ():
+        row["id"] = _item(mask, row["id"])
         hide(row["passage"])
 
 

@@ -44,8 +44,8 @@ class ScreenedRow:
     traits: Mapping[str, float]
     identifiers: Mapping[str, int]
     problems: tuple[str, ...]
-    copy_of: int | None
-    """Number of the row that it repeats or nearly repeats, counted from 1 over the rows that were used."""
+    copy_of: str | None
+    """Place of the row that it repeats or nearly repeats."""
     shares_with: str | None
     """The suite whose probe it shares words with."""
     passages: tuple[Passage, ...]
