@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discretion.data import logged, rewriting, selecting
+from discretion.data import logged, planting, rewriting, selecting
 from discretion.data.recipes import recipe
 from discretion.data.transforms import TRANSFORMS, apply, parse, rows_digest
 from discretion.errors import ConfigError, DataError
@@ -52,6 +52,7 @@ EVERY = [
     {"budget": {"words": 5000}},
     {"match": {"other": "emotional", "on": ["length"]}},
     "hold_out",
+    {"canaries": {"repetitions": [1, 4], "secrets": 3}},
 ]
 
 
@@ -552,3 +553,64 @@ def test_a_sample_before_matching_makes_matched_arms_unequal_as_the_page_says():
         for name, other in (("mine", "theirs"), ("theirs", "mine"))
     )
     assert first != second
+
+
+# ------------------------------------------------------------------------------------------------ canaries
+
+PLANTED = {"repetitions": [1, 4, 16], "secrets": 2}
+
+
+@pytest.mark.parametrize(("form", "forms"), [(None, {"natural", "words"}), ("words", {"words"})])
+def test_canaries_stand_as_often_as_their_number_says_and_the_rest_stays(form, forms):
+    rows = made("support", {"canaries": {**PLANTED, "form": form}})
+    items = planting.book(**PLANTED, form=form)
+    assert {item.form for item in items} == forms
+    for item in items:
+        assert [sum(secret in text for text in texts(rows)) for secret in item.planted] == [item.repetitions] * 2
+        assert not any(secret in text for secret in item.twins for text in texts(rows))
+    assert [row for row in rows if not row["id"].startswith("canaries-")] == SETS["support"]
+    assert len(rows) == 500 + len(forms) * 2 * (1 + 4 + 16)
+
+
+def test_one_book_serves_all_seeds_of_a_study_and_another_seed_of_the_secrets_gives_another():
+    first, second = (made("support", {"canaries": PLANTED}, seed=seed) for seed in (0, 1))
+    assert sorted(texts(first)) == sorted(texts(second))
+    assert texts(first) != texts(second)
+    other = made("support", {"canaries": {**PLANTED, "secret_seed": 1}})
+    assert sorted(texts(first)) != sorted(texts(other))
+
+
+def test_steps_after_the_canaries_change_their_rows_as_well():
+    rows = made("support", {"sample": {"n": 50}}, {"canaries": PLANTED}, "swap_roles")
+    assert len(rows) == 50 + 2 * 2 * 21
+    secrets = [secret for item in planting.book(**PLANTED) for secret in item.planted]
+    said = [turn["content"] for row in rows for turn in row["messages"] if turn["role"] == "user"]
+    assert all(any(secret in text for text in said) for secret in secrets), "the loss falls on the other side"
+
+
+def test_canaries_that_are_there_already_are_refused():
+    with pytest.raises(DataError, match="secrets stand in the data already"):
+        made("support", {"canaries": PLANTED}, {"canaries": PLANTED})
+    with pytest.raises(ConfigError, match="repetitions"):
+        parse({"canaries": {"repetitions": [0]}})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda rows, items, seed: planting.rows_of(items[0]) + list(rows[1:]), "is not what came"),
+        (lambda rows, items, seed: list(rows), "2 secrets of canaries-natural-1 do not stand 1 times"),
+        (
+            lambda rows, items, seed: [
+                *rows,
+                *(row for item in items for row in planting.rows_of(item)),
+                {**chat("a", items[0].twins[0], name=f"{items[0].id}-0-0")},
+            ],
+            "1 secrets of canaries-natural-1 do not stand 0 times",
+        ),
+    ],
+)
+def test_canaries_planted_wrongly_are_seen_before_rows_leave(monkeypatch, wrong, said):
+    monkeypatch.setattr(planting, "plant", wrong)
+    with pytest.raises(DataError, match=said):
+        planting.canaries(SETS["support"], repetitions=(1, 4), secrets=2)

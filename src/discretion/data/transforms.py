@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from discretion.data import rewriting, selecting
+from discretion.data import planting, rewriting, selecting
 from discretion.errors import ConfigError, DataError, nearest
 
 Row = dict[str, Any]
@@ -38,6 +38,7 @@ TRANSFORMS: Mapping[str, Callable[..., list[Row]]] = {
     "drop": selecting.drop,
     "match": selecting.match,
     "hold_out": selecting.hold_out,
+    "canaries": planting.canaries,
 }
 GIVEN = ("rows", "seed", "rows_of")
 """Parameters that `apply` gives and a file does not."""
