@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from discretion.config import HostedConfig
-from discretion.errors import ConfigError, DataError, ModelError, RunFailure
+from discretion.errors import ConfigError, DataError, ModelError, RunFailure, UsageError
 from discretion.tune.hosted import estimate, tune_hosted
 
 ROWS = [
@@ -25,6 +25,8 @@ class Host:
 
     def __init__(self, states=("validating_files", "queued", "running", "succeeded")):
         self.states, self.files, self.jobs, self.asked = list(states), {}, {}, []
+        self.forgets = ()
+        """Fields that jobs are shown without."""
         self.broken = {}
         """(method, path) → statuses to answer first."""
 
@@ -61,6 +63,7 @@ class Host:
             }
             job |= {"seed": asked["seed"], "hyperparameters": {}, "finished_at": None, "trained_tokens": None}
             job |= {key: asked.get(key) for key in ("model", "training_file", "metadata", "method", "suffix")}
+            job |= dict.fromkeys(self.forgets)
             self.jobs[job["id"]] = job | {"validation_file": None, "looks": 0}
             return 200, job
         if (method, path) == ("GET", "/v1/fine_tuning/jobs"):
@@ -185,6 +188,38 @@ def test_a_lost_folder_does_not_start_a_second_job(host, url, tmp_path):
     assert "job job-1 is there already" in said
     assert len(host.jobs) == 1
     assert count(host, "POST", "/v1/files") == 1
+
+
+FULL = {"epochs": 1, "batch": 4, "rate_multiplier": 0.5, "keep_file": True}
+
+
+def test_a_host_that_echoes_no_mark_is_asked_for_the_options_of_its_jobs(host, url, tmp_path):
+    host.forgets = ("metadata",)
+    run(url, tmp_path / "one", **FULL)
+    again, _ = run(url, tmp_path / "two", **FULL)
+    others = [run(url, tmp_path / str(n), **{**FULL, **more})[0] for n, more in enumerate(({"epochs": 5}, {"seed": 3}))]
+    assert [made.job for made in (again, *others)] == ["job-1", "job-2", "job-3"]
+
+
+@pytest.mark.parametrize(
+    ("forgets", "first", "then"),
+    [
+        (("metadata",), {"epochs": 5}, {}),
+        (("metadata", "method"), {"epochs": 1}, {"epochs": 5}),
+        (("metadata", "seed"), FULL, FULL),
+    ],
+    ids=["the host may have chosen five", "no options told", "no seed told"],
+)
+def test_a_job_that_does_not_tell_its_options_is_neither_taken_up_nor_paid_again(
+    host, url, tmp_path, forgets, first, then
+):
+    host.forgets = forgets
+    run(url, tmp_path / "one", **{**first, "keep_file": True})
+    with pytest.raises(UsageError, match="job job-1 is on the same rows and model, and does not say") as refused:
+        run(url, tmp_path / "two", **{**then, "keep_file": True})
+    assert "delete the file file-1 there" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert len(host.jobs) == 1
 
 
 def test_another_recipe_on_the_same_rows_is_another_job(host, url, tmp_path):

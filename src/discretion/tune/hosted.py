@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from discretion.config import HostedConfig
-from discretion.errors import ConfigError, DataError, MissingExtra, ModelError, RunFailure
+from discretion.errors import ConfigError, DataError, MissingExtra, ModelError, RunFailure, UsageError
 from discretion.models.endpoint import client_options
 from discretion.schema import SCHEMA_VERSION, digest, from_json, to_json
 from discretion.store import make_private, write_private
@@ -30,6 +30,8 @@ USUAL_EPOCHS = 3
 TRIES = 5
 """Attempts per request, for what may pass: 408, 409, 429, 5xx, a broken connection."""
 ENDED = ("failed", "cancelled")
+MARK = "discretion"
+"""Key of our mark in a job's metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +134,30 @@ def _uploaded(
 
 
 def _started(client: Any, state: HostedTuning, config: HostedConfig, tell: Callable[[str], None]) -> str:
-    """The host's id of the job; one on the same file and model that has not failed is taken up, not started again."""
+    """The host's id of the job; one of this tuning that has not failed is taken up, not started again.
+
+    Raises `UsageError` where a job on the same file and model does not say whose it is.
+    """
     wanted = {
         "n_epochs": config.epochs,
         "batch_size": config.batch,
         "learning_rate_multiplier": config.rate_multiplier,
     }
-    mark = {"discretion": _mark(state)}
+    mark = {MARK: _mark(state)}
+    unsure = None
     for known in client.fine_tuning.jobs.list():
-        same = known.training_file == state.file and known.model == config.base
-        if same and (known.metadata or mark) == mark and known.status not in ENDED:
+        if known.training_file != state.file or known.model != config.base or known.status in ENDED:
+            continue
+        same = _is_this(known, mark[MARK], wanted | {"seed": config.seed})
+        if same:
             tell(f"job {known.id} is there already")
             return str(known.id)
+        unsure = known.id if same is None else unsure
+    if unsure is not None:
+        raise UsageError(
+            f"{config.base_url}: job {unsure} is on the same rows and model, and does not say with which options; "
+            f"delete the file {state.file} there to start anew, or give every option that the job was given"
+        )
     given = {name: value for name, value in wanted.items() if value is not None}
     job = client.fine_tuning.jobs.create(
         model=config.base,
@@ -155,6 +169,22 @@ def _started(client: Any, state: HostedTuning, config: HostedConfig, tell: Calla
     )
     tell(f"started job {job.id}")
     return str(job.id)
+
+
+def _is_this(job: Any, mark: str, wanted: Mapping[str, Any]) -> bool | None:
+    """Was a job started with these options? By our mark, else by what the job tells of them; None where that is too
+    little: an option we left to the host may stand there as the host's own choice.
+    """
+    if job.metadata and MARK in job.metadata:
+        return bool(job.metadata[MARK] == mark)
+    supervised = getattr(job.method, "supervised", None)
+    told = getattr(supervised, "hyperparameters", None) or job.hyperparameters
+    found = {name: getattr(told, name, None) for name in wanted} | {"seed": job.seed}
+    if any(value is not None and found[name] not in (value, None, "auto") for name, value in wanted.items()):
+        return False
+    if all(found[name] == ("auto" if value is None else value) for name, value in wanted.items()):
+        return True
+    return None
 
 
 def _mark(state: HostedTuning) -> str:
