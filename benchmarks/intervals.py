@@ -276,6 +276,26 @@ def trainings_coverage(n: int, trainings: int, spread: float, sims: int, seed: i
     return float(hits[0] / sims), float(hits[1] / sims)
 
 
+def low_fpr(members: int, others: int, gain: float, sims: int, draws: int, seed: int) -> tuple[float, float, float]:
+    """Of a calibrated rate at 1 % FPR: coverage, coverage of Clopper-Pearson with the threshold as given, p < 0.05."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(members + others) < members
+    chance = stats_auc.tpr_of_chance(others, 0.01)
+    truth = float(special.ndtr(gain / 0.2 - special.ndtri(1 - chance)))
+    hits = np.zeros(3)
+    for _ in range(sims):
+        score = rng.normal(0, 0.2, len(labels)) + gain * labels
+        found = stats_auc.tpr_difference(
+            0 * score, score, labels, 0.01, np.arange(len(labels)), draws=draws, seed=int(rng.integers(2**31))
+        )
+        ends = found.interval95
+        hits[0] += ends is not None and ends[0] <= truth - chance <= ends[1]
+        given = stats.clopper_pearson(round((found.value + chance) * members), members)
+        hits[1] += given is not None and given[0] <= truth <= given[1]
+        hits[2] += found.p is not None and found.p < 0.05
+    return float(hits[0] / sims), float(hits[1] / sims), float(hits[2] / sims)
+
+
 # ---------------------------------------------------------------------------------------------- tables
 
 
@@ -381,8 +401,19 @@ def trainings(_pairs: SinglePairs, sims: int, _draws: int, seed: int) -> None:
     show("AUC over trainings that share their items: simulated coverage in %", head, rows)
 
 
+def rates(_pairs: SinglePairs, sims: int, draws: int, seed: int) -> None:
+    """Coverage and false alarms of the true positive rate at 1 % false positives."""
+    rows = []
+    for members, others, gain in itertools.product((300, 1000), (300, 1000), (0.0, 0.3)):
+        found = low_fpr(members, others, gain, sims, draws, seed)
+        rows.append((str(members), str(others), f"{gain / 0.2:g}", *map(percent, found[:2]), f"{100 * found[2]:.1f}"))
+    head = ("members", "non-members", "gain in sd", "interval", "Clopper-Pearson, threshold as given", "p < 0.05")
+    show("TPR at 1 % FPR, calibrated: simulated coverage, and p < 0.05, in %", head, rows)
+
+
 SECTIONS = {
-    f.__name__: f for f in (exact, equivalence, equivalence_clusters, clusters, ragged, arm, holm, auc, trainings)
+    f.__name__: f
+    for f in (exact, equivalence, equivalence_clusters, clusters, ragged, arm, holm, auc, trainings, rates)
 }
 
 

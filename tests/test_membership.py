@@ -128,7 +128,7 @@ def test_a_blind_baseline_at_chance_changes_nothing():
 def test_a_rate_that_cannot_be_observed_says_how_many_non_members_it_needs():
     metrics, _ = measured(items(120, 60), *planted(0.8, 120, 60))
     found = metrics["TPR at 1 % FPR, loss"]
-    assert found.verdict == "unmeasurable" and found.reason == "a rate of 1% needs 100 non-members, there are 60"
+    assert found.verdict == "unmeasurable" and found.reason == "a rate of 1% needs 99 non-members, there are 60"
     assert metrics["AUC, loss"].verdict != "unmeasurable"
 
 

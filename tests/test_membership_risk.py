@@ -50,8 +50,10 @@ def test_planted_rows_come_out_first_and_few_others_with_them():
 
 def test_without_planted_rows_no_more_come_out_than_chance_gives():
     counts = [len(at_risk(rows(0, seed=seed))) for seed in range(40)]
-    assert by_chance(rows(0)) == 2
+    assert by_chance(rows(0)) == pytest.approx(200 * 2 / 201)
     assert np.mean(counts) == pytest.approx(2, abs=1)
+    counts = [len(at_risk(rows(0, members=1000, others=100, seed=seed))) for seed in range(40)]
+    assert np.mean(counts) == pytest.approx(by_chance(rows(0, members=1000, others=100)), rel=0.5)
 
 
 def test_with_few_non_members_a_row_must_pass_all_of_them():
@@ -61,7 +63,7 @@ def test_with_few_non_members_a_row_must_pass_all_of_them():
 
 
 def test_references_of_the_same_domain_sharpen_the_score():
-    known = figures(rows(200, references=3, gain=0.6))
+    known = figures(rows(200, others=300, references=3, gain=0.6))
     assert [row["score"] for row in known] == [
         "loss", "difference to the base", "LiRA, 3 references", "RMIA, 3 references",
     ]  # fmt: skip
@@ -118,7 +120,7 @@ def test_a_run_tells_its_rows_at_risk_and_writes_their_ids(typed, run, folder): 
     assert named == {row["id"] for row in load_chats(folder / "train.jsonl")[0]}
     code, out, _ = typed("members", "show", run)
     assert code == 0 and "40 of 40 rows at risk; 1.0 would come out by chance" in out
-    assert "needs 100 non-members" in out
+    assert "needs 99 non-members" in out
 
 
 def test_a_report_leaves_the_ids_in_the_run(run):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from discretion import stats, stats_auc
 
@@ -167,18 +168,63 @@ def test_the_operating_point_never_exceeds_the_target_and_is_the_best_there_is(s
     base, _, labels = sample(250, seed)
     pos, neg = base[labels == 1], base[labels == 0]
     found = stats_auc.tpr_at_fpr(base, labels, target)
-    if target * len(neg) < 1:
+    if target * (len(neg) + 1) < 1:
         assert found is None
         return
     assert found is not None
     assert found.achieved_fpr <= target
-    points = [(float((pos >= t).mean()), float((neg >= t).mean())) for t in np.r_[np.unique(base), np.inf]]
-    assert found.tpr == pytest.approx(max(tpr for tpr, fpr in points if fpr <= target + 1e-12))
-    assert found.interval95 == stats.clopper_pearson(round(found.tpr * len(pos)), len(pos))
+    # one more negative would be above any threshold lower than this with a chance beyond the target
+    points = [(float((pos >= t).mean()), int((neg >= t).sum()) + 1) for t in np.r_[np.unique(base), np.inf]]
+    assert found.tpr == pytest.approx(max(tpr for tpr, n in points if n / (len(neg) + 1) <= target + 1e-12))
+    least = stats.clopper_pearson(round(found.tpr * len(pos)), len(pos))
+    if found.interval95 is None:
+        assert target * (len(neg) + 1) < 3
+    else:
+        assert found.interval95[0] <= least[0] and least[1] <= found.interval95[1]
 
 
 def test_a_target_that_the_negatives_cannot_show_is_refused() -> None:
     scores, labels = np.arange(200.0), np.arange(200) % 2
-    assert stats_auc.tpr_at_fpr(scores[:198], labels[:198], 0.01) is None
+    assert stats_auc.tpr_at_fpr(scores[:197], labels[:197] == 0, 0.01) is None
+    assert stats_auc.tpr_at_fpr(scores[:198], labels[:198], 0.01) is not None
     assert stats_auc.tpr_at_fpr(scores, labels, 0.01) is not None
     assert stats_auc.tpr_at_fpr(scores, np.zeros(200), 0.01) is None
+
+
+def arms(members: int, others: int, gain: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(members + others) < members
+    base = rng.normal(-3, 1, len(labels))
+    return base, base + 0.3 + rng.normal(0, 0.2, len(labels)) + gain * labels, labels
+
+
+@pytest.mark.parametrize("others", [100, 300])
+def test_a_score_that_tells_nothing_is_seldom_called_better_than_chance(others: int) -> None:
+    found = []
+    for seed in range(60):
+        base, tuned, labels = arms(300, others, 0.0, seed)
+        for one in (np.zeros(len(labels)), tuned - base), (base, tuned):
+            found.append(stats_auc.tpr_difference(*one, labels, 0.01, np.arange(len(labels)), draws=300))
+    assert sum(one.p < 0.05 for one in found) <= 14  # 120 at 5 %: 99.8 % of draws
+    assert abs(np.mean([one.value for one in found])) < 0.005
+    assert all((one.interval95 is None) == (others < 299) for one in found)
+
+
+def test_the_rate_beyond_chance_has_an_interval_that_knows_the_threshold_was_drawn() -> None:
+    truth = norm.sf(norm.isf(3 / 301) - 0.3 / 0.2) - 3 / 301
+    hits, width = 0, []
+    for seed in range(60):
+        base, tuned, labels = arms(1000, 300, 0.3, seed)
+        found = stats_auc.tpr_difference(0 * base, tuned - base, labels, 0.01, np.arange(len(labels)), draws=300)
+        assert found.p < 0.05
+        hits += found.interval95[0] <= truth <= found.interval95[1]
+        width.append(found.interval95[1] - found.interval95[0])
+    assert hits >= 50  # of 60; Clopper-Pearson with the threshold as given holds it in fewer than half
+    assert np.mean(width) > 0.1
+
+
+def test_equal_scores_have_the_rate_of_chance() -> None:
+    labels = np.arange(1300) < 1000
+    assert stats_auc.tpr_at_fpr(np.zeros(1300), labels, 0.01).tpr == pytest.approx(3 / 301)
+    assert stats_auc.tpr_of_chance(100, 0.01) == pytest.approx(1 / 101)
+    assert stats_auc.tpr_of_chance(98, 0.01) == 0

@@ -90,9 +90,10 @@ def show(
         return
     for row in told:
         low, high = row["interval"] or (float("nan"),) * 2
-        rate = "needs 100 non-members"
+        rate = "needs 99 non-members"
         if row["tpr"] is not None:
-            rate = f"{row['tpr']:.3f} [{row['tpr_interval'][0]:.3f}, {row['tpr_interval'][1]:.3f}]"
+            ends = row["tpr_interval"]
+            rate = f"{row['tpr']:.3f} " + (f"[{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "(an interval needs 299)")
         print(f"{row['score']:<24} AUC {row['auc']:.3f} [{low:.3f}, {high:.3f}]   TPR at 1 % FPR {rate}")
     print(f"{len(found)} of {summary['members']} rows at risk; {summary['by_chance']:.1f} would come out by chance")
     if out is not None:

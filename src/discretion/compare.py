@@ -306,11 +306,14 @@ def _kind(outcome: Outcome) -> str:
 
 def _paired(metric: Metric, base: Sequence[Outcome], tuned: Sequence[Outcome], draws: int) -> stats.Paired:
     single = len({outcome.cluster for outcome in base}) == len(base)
-    if metric.auc:
+    if metric.curve:
         curves = (_scores(metric, base), _scores(metric, tuned), _labels(metric, base))
+        clusters = [outcome.cluster for outcome in base]
+        if metric.at_fpr is not None:
+            return stats_auc.tpr_difference(*curves, metric.at_fpr, clusters, draws=draws)
         if single:
             return stats_auc.auc_difference(*curves)
-        return stats_auc.clustered_auc_difference(*curves, [outcome.cluster for outcome in base], draws=draws)
+        return stats_auc.clustered_auc_difference(*curves, clusters, draws=draws)
     tables = _tables(metric, base, tuned)
     return stats.paired(
         *tables.arms,
@@ -322,10 +325,20 @@ def _paired(metric: Metric, base: Sequence[Outcome], tuned: Sequence[Outcome], d
 
 
 def _value(metric: Metric, outcomes: Sequence[Outcome]) -> float:
-    if metric.auc:
-        return stats_auc.auc(_scores(metric, outcomes), _labels(metric, outcomes)).value
+    if metric.curve:
+        return _point(metric, outcomes)[0]
     tables = _tables(metric, outcomes)
     return stats.estimate(tables.arms[0], tables.combine)
+
+
+def _point(metric: Metric, outcomes: Sequence[Outcome]) -> tuple[float, tuple[float, float] | None]:
+    """One arm's area, or its rate at a false positive rate, with the interval."""
+    scores, labels = _scores(metric, outcomes), _labels(metric, outcomes)
+    if metric.at_fpr is None:
+        area = stats_auc.auc(scores, labels)
+        return area.value, area.interval95
+    found = stats_auc.tpr_at_fpr(scores, labels, metric.at_fpr)
+    return (math.nan, None) if found is None else (found.tpr, found.interval95)
 
 
 def _figure(
@@ -336,9 +349,8 @@ def _figure(
     status = Counter(outcome.status for outcome in outcomes)
     value = low_high = None
     numerator = denominator = None
-    if scored and metric.auc:
-        area = stats_auc.auc(_scores(metric, scored), _labels(metric, scored))
-        value, low_high = area.value, area.interval95
+    if scored and metric.curve:
+        value, low_high = _point(metric, scored)
     elif scored:
         tables = _tables(metric, scored)
         (table,) = tables.arms
@@ -346,8 +358,6 @@ def _figure(
         low_high = stats.interval(table, draws=draws, combine=tables.combine, bounds=_ratio_bounds(metric))
         if table.numerator.shape[1] == 1:
             numerator, denominator = float(table.numerator.sum()), float(table.denominator.sum())
-        if metric.exact and numerator is not None and denominator is not None:
-            low_high = stats.clopper_pearson(round(numerator), round(denominator))
     return ArmFigure(
         value=_number(value),
         n=asked,
@@ -415,7 +425,7 @@ def _labels(metric: Metric, outcomes: Sequence[Outcome]) -> np.ndarray[Any, np.d
 
 def _worst_case(metric: Metric, base: Sequence[Outcome], tuned: Sequence[Outcome], asked: int) -> stats.Bounds | None:
     """What everything that was not measured could do at most; None for a figure without bounds."""
-    if metric.auc or metric.pooled is not None or _ratio_bounds(metric) is None or not base or not tuned:
+    if metric.curve or metric.pooled is not None or _ratio_bounds(metric) is None or not base or not tuned:
         return None
     tables = _tables(metric, base, tuned)
     losses = []
@@ -472,7 +482,7 @@ def across(metric: Metric, pairs: Sequence[tuple[Sequence[Outcome], Sequence[Out
     items = sum(len(first) for first, _ in kept)
     if len(kept) < len(pairs) or not kept:
         return Across(None, None, None, None, None, "none: a pair has no item scored on both sides", items, lost)
-    if len(kept) == 1 or metric.auc:
+    if len(kept) == 1 or metric.curve:
         each = [_paired(metric, *pair, draws) for pair in kept]
         if len(each) > 1:
             values = [one.value for one in each]
@@ -503,7 +513,7 @@ def across(metric: Metric, pairs: Sequence[tuple[Sequence[Outcome], Sequence[Out
 def _possible(metric: Metric, ends: tuple[float, float] | None) -> tuple[float, float] | None:
     """An interval from a normal or a t, cut where a difference of rates or areas cannot lie."""
     found = _interval(ends)
-    if found is None or not (metric.unit == "rate" or metric.auc):
+    if found is None or not (metric.unit == "rate" or metric.curve):
         return found
     return max(found[0], -1.0), min(found[1], 1.0)
 

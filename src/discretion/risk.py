@@ -121,10 +121,10 @@ def _scored(run: Path, arm: str) -> dict[str, Outcome]:
 
 
 def at_risk(rows: Rows) -> list[Risk]:
-    """The members beyond the threshold that 1 % of the non-members pass, the most exposed first.
+    """The members beyond the threshold that a non-member passes in 1 % of cases, the most exposed first.
 
-    With fewer than 100 non-members: those beyond every non-member. Of members that nobody remembers about 1 % come out
-    as well (`by_chance`).
+    With fewer than 99 non-members: those beyond every non-member. Of members that nobody remembers 1 % at most, or one
+    in as many as there are non-members and one, come out as well (`by_chance`).
     """
     import numpy as np
 
@@ -145,8 +145,10 @@ def at_risk(rows: Rows) -> list[Risk]:
 
 def by_chance(rows: Rows) -> float:
     """How many members would come out if none of them were remembered."""
+    from discretion.stats_auc import tpr_of_chance
+
     others = int((~rows.member).sum())
-    return float(rows.member.sum()) * (FPR if others >= 1 / FPR else 1 / (others + 1))
+    return float(rows.member.sum()) * (tpr_of_chance(others, FPR) or 1 / (others + 1))
 
 
 def export(path: Path, found: Sequence[Risk]) -> None:

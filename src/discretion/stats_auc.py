@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 _CELLS = 1_000_000
 """Float64 cells of the largest temporary array: 8 MB."""
 _TIE = 1e-10
+LEAST_ALLOWED = 2
+"""Negatives above a threshold, from which on it is known well enough to give an interval: 299 negatives at 1 %."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class OperatingPoint(NamedTuple):
     """True positive rate at the loosest threshold whose false positive rate stays at or under the target."""
 
     tpr: float
-    interval95: Interval
-    """Clopper-Pearson, the threshold taken as given."""
+    interval95: Interval | None
+    """Bootstrap over items, the threshold drawn anew with them; None where fewer than `LEAST_ALLOWED` may pass."""
     achieved_fpr: float
 
 
@@ -146,10 +148,10 @@ def clustered_auc_difference(
     changed = len(np.unique(order[np.abs(placed[1] - placed[0]) > _TIE]))
 
     def ends(level: float) -> Interval:
-        reach = float(special.stdtrit(k - 1, (1 + level) / 2)) * math.sqrt(k / (k - 1))
-        low, high = np.quantile(resampled, special.ndtr([-reach, reach]))
+        reach = _reach(k, level)
         floor = reach**2 / (k + reach**2) if changed < 10 else 0.0
-        return max(-1.0, min(float(low), value - floor)), min(1.0, max(float(high), value + floor))
+        low, high = _percentiles(resampled, value, k, level, floor)
+        return max(-1.0, low), min(1.0, high)
 
     return Paired(value, ends(0.95), ends(0.90), p, method, float(resampled.std()) * math.sqrt(k / (k - 1)))
 
@@ -206,10 +208,15 @@ def _resampled_auc_difference(
     return np.concatenate(out)
 
 
+def _allowed(negatives: int, fpr: float) -> int:
+    """How many negatives may pass, so that one more, like them, passes in at most `fpr` of cases; −1: not even 0."""
+    return math.floor(fpr * (negatives + 1) + 1e-9) - 1
+
+
 def _threshold(falling: Array, fpr: float) -> float | None:
-    """The lowest score that at most ⌊fpr·negatives⌋ of the negatives, given in falling order, are above."""
-    allowed = math.floor(fpr * len(falling) + 1e-9)
-    if allowed < 1:
+    """The score of the highest of the negatives, given in falling order, that may not pass."""
+    allowed = _allowed(len(falling), fpr)
+    if allowed < 0:
         return None
     return float(falling[allowed]) if allowed < len(falling) else -math.inf
 
@@ -221,17 +228,151 @@ def beyond_fpr(scores: ArrayLike, labels: ArrayLike, fpr: float) -> NDArray[np.b
     return None if threshold is None else values > threshold
 
 
-def tpr_at_fpr(scores: ArrayLike, labels: ArrayLike, fpr: float) -> OperatingPoint | None:
-    """True positive rate where at most ⌊fpr·negatives⌋ negatives score above the threshold, ties counted against.
+def tpr_of_chance(negatives: int, fpr: float) -> float:
+    """Chance of a positive that is like the negatives to pass the threshold of `tpr_at_fpr`: at most `fpr`."""
+    return (_allowed(negatives, fpr) + 1) / (negatives + 1)
 
-    None when there are fewer than 1/fpr negatives (the rate could not be observed) or no positives.
+
+def tpr_at_fpr(
+    scores: ArrayLike, labels: ArrayLike, fpr: float, *, draws: int = 2_000, seed: int = 0
+) -> OperatingPoint | None:
+    """True positive rate where at most ⌊fpr·(negatives + 1)⌋ − 1 negatives score above the threshold, ties against.
+
+    So many and no more, since one more item like the negatives then passes in at most `fpr` of cases (the quantile of
+    conformal prediction; with 1,000 negatives the last point of the curve below `fpr`, as Carlini et al. 2022 read it).
+    None where not even 0 may pass, with fewer than 1/fpr − 1 negatives, or without positives. Scores that are all equal
+    tell nothing: theirs is the rate of chance.
     """
     values, positive = _curve_input(scores, labels)
     pos, neg = values[positive], np.sort(values[~positive])[::-1]
     threshold = _threshold(neg, fpr)
     if len(pos) == 0 or threshold is None:
         return None
-    hits = int((pos > threshold).sum())
-    ends = clopper_pearson(hits, len(pos))
-    assert ends is not None
-    return OperatingPoint(hits / len(pos), ends, float((neg > threshold).mean()))
+    if np.ptp(values) == 0:
+        chance = tpr_of_chance(len(neg), fpr)
+        return OperatingPoint(chance, (chance, chance), fpr)
+    rate, ends = float((pos > threshold).mean()), None
+    if _allowed(len(neg), fpr) >= LEAST_ALLOWED:
+        k = len(values)
+        resampled = _resampled_tpr(values, positive, np.arange(k), k, fpr, draws, np.random.default_rng(seed))
+        ends = _percentiles(resampled, rate, k, 0.95, 0.0)
+        surely = clopper_pearson(round(rate * len(pos)), len(pos))
+        assert surely is not None
+        # where no draw differs, such as at 0 and 1
+        ends = min(ends[0], surely[0]), max(ends[1], surely[1])
+    return OperatingPoint(rate, ends, float((neg > threshold).mean()))
+
+
+def _percentiles(resampled: Array, value: float, k: int, level: float, floor: float) -> Interval:
+    """Bootstrap percentiles at Hesterberg's (2015) levels for k clusters, no nearer to the value than `floor`."""
+    reach = _reach(k, level)
+    low, high = np.quantile(resampled[np.isfinite(resampled)], special.ndtr([-reach, reach]))
+    return min(float(low), value - floor), max(float(high), value + floor)
+
+
+def _reach(k: int, level: float) -> float:
+    return float(special.stdtrit(k - 1, (1 + level) / 2)) * math.sqrt(k / (k - 1))
+
+
+def tpr_difference(
+    scores_base: ArrayLike,
+    scores_tuned: ArrayLike,
+    labels: ArrayLike,
+    fpr: float,
+    clusters: Sequence[Any] | NDArray[Any],
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> Paired:
+    """`tpr_at_fpr` of the tuned model less that of the base, each arm's threshold drawn anew with its items.
+
+    Interval: percentile bootstrap over clusters at Hesterberg's levels, no narrower than z²/(m + z²) for m positives
+    where fewer than ten changed sides. Test, for clusters of one item: the arms' ranks are swapped item by item; where
+    the base's scores are all equal (a score that compares the arms) the labels are permuted instead, around the rate
+    of chance. nan where the rate cannot be observed.
+    """
+    values, positive = _curve_input(scores_base, labels)
+    other, _ = _curve_input(scores_tuned, labels)
+    points = [tpr_at_fpr(scores, positive, fpr) for scores in (values, other)]
+    if points[0] is None or points[1] is None:
+        return Paired(math.nan, None, None, None, "not tested: too few items for this rate", math.nan)
+    value = points[1].tpr - points[0].tpr
+    ranks = np.stack([distributions.rankdata(values), distributions.rankdata(other)])
+    flat = bool(np.ptp(values) == 0)
+    _, owner = np.unique(np.asarray(clusters), return_inverse=True)
+    k = int(owner.max()) + 1
+    rng = np.random.default_rng(seed)
+    p, method = None, "not tested: clusters of several items"
+    if k == len(values):
+        test = _permuted_tpr if flat else _swapped_tpr
+        extreme = int((np.abs(test(ranks, positive, fpr, draws, rng)) >= abs(value) - _TIE).sum())
+        p, method = (extreme + 1) / (draws + 1), f"{'label permutation' if flat else 'rank swap'}, {draws} draws"
+    if _allowed(int((~positive).sum()), fpr) < LEAST_ALLOWED or k < 2:
+        return Paired(value, None, None, p, method, math.nan)
+    # the same seed draws the same items for both arms
+    after, before = (
+        _resampled_tpr(ranks[arm], positive, owner, k, fpr, draws, np.random.default_rng(seed)) for arm in (1, 0)
+    )
+    resampled = after - (points[0].tpr if flat else before)
+    resampled = resampled[np.isfinite(resampled)]
+    m, caught = int(positive.sum()), [beyond_fpr(scores, positive, fpr) for scores in (values, other)]
+    moved = int((caught[0] != caught[1])[positive].sum())  # type: ignore[index]
+
+    def ends(level: float) -> Interval:
+        reach = _reach(k, level)
+        low, high = _percentiles(resampled, value, k, level, reach**2 / (m + reach**2) if moved < 10 else 0.0)
+        return max(-1.0, low), min(1.0, high)
+
+    return Paired(value, ends(0.95), ends(0.90), p, method, float(resampled.std()) * math.sqrt(k / (k - 1)))
+
+
+def _tprs(scores: Array, positive: NDArray[np.bool_], fpr: float) -> Array:
+    """[draws] from scores [draws, items]."""
+    allowed = _allowed(int((~positive).sum()), fpr)
+    threshold = np.partition(scores[:, ~positive], -1 - allowed, axis=1)[:, -1 - allowed]
+    return np.asarray((scores[:, positive] > threshold[:, None]).mean(axis=1))
+
+
+def _permuted_tpr(ranks: Array, positive: NDArray[np.bool_], fpr: float, draws: int, rng: Any) -> Array:
+    chance = tpr_of_chance(int((~positive).sum()), fpr)
+    return np.concatenate(
+        [_tprs(rng.permuted(np.tile(ranks[1], (n, 1)), axis=1), positive, fpr) - chance for n in _steps(ranks, draws)]
+    )
+
+
+def _swapped_tpr(ranks: Array, positive: NDArray[np.bool_], fpr: float, draws: int, rng: Any) -> Array:
+    found = []
+    for n in _steps(ranks, draws):
+        swap = rng.integers(0, 2, size=(n, ranks.shape[1]), dtype=np.int8) == 1
+        arms = np.where(swap, ranks[1], ranks[0]), np.where(swap, ranks[0], ranks[1])
+        found.append(_tprs(arms[1], positive, fpr) - _tprs(arms[0], positive, fpr))
+    return np.concatenate(found)
+
+
+def _steps(ranks: Array, draws: int) -> list[int]:
+    """How many draws to make at once, until all are made."""
+    step = max(1, _CELLS // ranks.shape[1])
+    return [min(step, draws - start) for start in range(0, draws, step)]
+
+
+def _resampled_tpr(
+    scores: Array, positive: NDArray[np.bool_], owner: NDArray[np.intp], k: int, fpr: float, draws: int, rng: Any
+) -> Array:
+    """[draws]; nan where a sample has no positive or no negative."""
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    group = np.flatnonzero(np.diff(falling, prepend=np.inf) < 0)
+    first = group[np.cumsum(np.isin(np.arange(len(falling)), group)) - 1]
+    out = []
+    for n in _steps(scores[None], draws):
+        picks = rng.integers(0, k, size=(n, k)) + np.arange(n)[:, None] * k
+        weight = np.bincount(picks.ravel(), minlength=n * k).reshape(n, k)[:, owner[order]]
+        up = np.cumsum(weight * positive[order], axis=1)
+        down = np.cumsum(weight * ~positive[order], axis=1)
+        allowed = np.maximum(np.floor(fpr * (down[:, -1] + 1) + 1e-9) - 1, 0)
+        # where the first negative too many stands, and all that score as high
+        at = first[np.argmax(down > allowed[:, None], axis=1)]
+        above = np.where(at > 0, up[np.arange(n), at - 1], 0)
+        fine = (up[:, -1] > 0) & (down[:, -1] > 0)
+        out.append(np.where(fine, above / np.where(fine, up[:, -1], 1), np.nan))
+    return np.concatenate(out)

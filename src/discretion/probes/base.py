@@ -65,6 +65,8 @@ class Metric:
     auc: bool = False
     """Area under the ROC curve of `margin` between the strata `positive` and `negative`; the tally's numerator is the
     score to rank by (higher is more positive)."""
+    at_fpr: float | None = None
+    """As `auc`, and the figure is the true positive rate at this false positive rate."""
     joint: (
         Callable[[Sequence[Outcome], Sequence[Outcome]], tuple[Sequence[float | None], Sequence[float | None]] | str]
         | None
@@ -72,10 +74,13 @@ class Metric:
     """For a score that compares the arms, or needs the whole set: the outcomes of both arms on the same items, to a
     number for each, or None. `tally` finds it in `Outcome.margin`, which is None where the other arm has no score. A
     string says why there are no numbers."""
-    exact: bool = False
-    """Clopper-Pearson for each arm's rate, as for one whose threshold was set on other items."""
     ceiling: Ceiling | None = None
     """For a control."""
+
+    @property
+    def curve(self) -> bool:
+        """Is it read off a ROC curve?"""
+        return self.auc or self.at_fpr is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

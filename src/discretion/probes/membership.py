@@ -104,15 +104,6 @@ def _area(outcome: Outcome) -> Mapping[str, Tally]:
     return {} if outcome.margin is None else {_label(outcome): Tally(outcome.margin, 1)}
 
 
-def _caught(outcome: Outcome) -> Mapping[str, Tally]:
-    """Members beyond the threshold, which `joint` has put into the margin as 0 or 1."""
-    if not outcome.parts["member"]:
-        return {}
-    if outcome.status != "scored":
-        return {"all": Tally(0, 0, 1)}
-    return {} if outcome.margin is None else {"all": Tally(outcome.margin, 1)}
-
-
 def _numbers(outcomes: Sequence[Outcome], part: str) -> list[float]:
     return [float(outcome.parts[part] or 0.0) for outcome in outcomes]
 
@@ -180,25 +171,20 @@ def _tokens(outcome: Outcome) -> Any:
     return tokens_of(outcome.replies[first : first + int(outcome.parts["turns"] or 0)])
 
 
-def _caught_by(
+def _enough(
     joint: Callable[[Sequence[Outcome], Sequence[Outcome]], Scores | str],
 ) -> Callable[[Sequence[Outcome], Sequence[Outcome]], Scores | str]:
-    """0 or 1: does the item score beyond the threshold that at most 1 % of the non-members reach?"""
+    """The same scores, where there are non-members enough to set a threshold by."""
 
-    def caught(base: Sequence[Outcome], tuned: Sequence[Outcome]) -> Scores | str:
-        from discretion.stats_auc import beyond_fpr
+    def enough(base: Sequence[Outcome], tuned: Sequence[Outcome]) -> Scores | str:
+        from discretion.stats_auc import tpr_of_chance
 
-        scores = joint(base, tuned)
-        if isinstance(scores, str):
-            return scores
-        labels = [bool(outcome.parts["member"]) for outcome in base]
-        # only for scores that every scored row has
-        hits = [beyond_fpr([number or 0.0 for number in of_arm], labels, FPR) for of_arm in scores]
-        if hits[0] is None or hits[1] is None:
-            return f"a rate of {FPR:.0%} needs {round(1 / FPR)} non-members, there are {labels.count(False)}"
-        return hits[0].tolist(), hits[1].tolist()
+        others = sum(not outcome.parts["member"] for outcome in base)
+        if not tpr_of_chance(others, FPR):
+            return f"a rate of {FPR:.0%} needs {round(1 / FPR) - 1} non-members, there are {others}"
+        return joint(base, tuned)
 
-    return caught
+    return enough
 
 
 def _auc(name: str, joint: Any, **more: Any) -> Metric:
@@ -206,14 +192,7 @@ def _auc(name: str, joint: Any, **more: Any) -> Metric:
 
 
 def _tpr(name: str, joint: Any) -> Metric:
-    return Metric(
-        name=f"TPR at 1 % FPR, {name}",
-        worse="higher",
-        tally=_caught,
-        joint=_caught_by(joint),
-        paired_item=True,
-        exact=True,
-    )
+    return Metric(name=f"TPR at 1 % FPR, {name}", worse="higher", tally=_area, at_fpr=FPR, joint=_enough(joint))
 
 
 METRICS = (
@@ -251,7 +230,7 @@ class Membership:
     """The suite `membership`."""
 
     name = "membership"
-    version = "1"
+    version = "2"
     family: Family = "memorisation"
     worse: Literal["higher", "lower"] = "higher"
     needs: frozenset[Kind] = frozenset({"loglikelihood"})

@@ -93,7 +93,7 @@ def measure(model: Model, sizes: Mapping[str, int], seed: int = 1) -> dict[str, 
         probe = ASKED[suite]
         outcomes = play_all(model, suite, embedded(suite, seed=seed, n=n))
         for metric in probe.metrics:
-            if metric.auc or metric.combine or metric.pooled:
+            if metric.curve or metric.combine or metric.pooled:
                 continue
             sums: dict[str, list[float]] = {}
             for outcome in outcomes:
