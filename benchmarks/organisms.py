@@ -121,7 +121,7 @@ def truth(tuned: Path, suites: Sequence[str]) -> dict[str, float]:
     arm = open_arms(NAME, str(tuned), dtype="float32", offline=True).tuned if suites else None
     for suite in suites if arm is not None else ():
         base, made = fresh_base(suite), play_all(arm, suite, fresh_items(suite))
-        metrics = compare(Suite(PROBES[suite], base, made, len(base)), Thresholds(draws=100))
+        metrics = compare(Suite(PROBES[suite], base, made, len(base)), Thresholds(draws=1000))
         metric = next(m for m in metrics if m.primary)
         if metric.difference.value is not None:
             found[suite] = metric.difference.value * (1 if metric.worse == "higher" else -1)
