@@ -166,6 +166,48 @@ def test_the_verb_writes_rows_of_either_route_with_the_generators_digest(typed, 
     assert (code, err) == (2, "discretion: a.jsonl: there is a file already; name a new one\n")
 
 
+def test_the_published_options_of_self_instruct_can_be_given(typed, tmp_path, monkeypatch):
+    from discretion.data import generated
+    from tests.tiny import tiny_llama
+
+    seen = []
+
+    def written(ask, seeds, n, *, generator, options, seed):
+        seen.append(options)
+        return generated.Made([{"id": "b", "messages": []}])
+
+    monkeypatch.setattr(generated, "self_instruct", written)
+    words = (
+        "generate",
+        "--model",
+        tiny_llama(tmp_path / "base"),
+        "--data",
+        "recipe:support",
+        "--device",
+        "cpu",
+        "--quiet",
+    )
+    given = ("--shots", 3, "--least-words", 2, "--most-words", 9, "--overlap", 0.5)
+    for out, more in (("a.jsonl", ()), ("b.jsonl", given)):
+        code, _, err = typed(*words, "--route", "instruct", "--out", out, *more)
+        assert code == 0, err
+    told = [(made.shots, made.least_words, made.most_words, made.overlap) for made in seen]
+    assert told == [(8, 4, 150, 0.7), (3, 2, 9, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--overlap", 0.5), "--overlap belongs to --route instruct; leave it out"),
+        (("--route", "instruct", "--least-words", 9, "--most-words", 8), "--least-words 9: above --most-words 8"),
+    ],
+)
+def test_options_of_self_instruct_that_cannot_be_meant_are_refused(typed, tmp_path, more, said):
+    code, _, err = typed("generate", "--model", "none", "--data", "recipe:support", "--out", "a.jsonl", *more)
+    assert code == 2
+    assert said in err
+
+
 def test_a_place_that_cannot_be_written_is_told_before_the_model_writes(typed, tmp_path, monkeypatch):
     words = ("generate", "--model", "none", "--data", "recipe:support", "--rows", "3")
     code, _, err = typed(*words, "--out", "nowhere/a.jsonl")

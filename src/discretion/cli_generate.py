@@ -77,7 +77,8 @@ def generate(
             found = relogged.relogged(ask, rows, config.rows, generator=name, **asked)
             made, twins = generated.Made(found.rows, found.left_out), found.twins
         else:
-            how = generated.SelfInstruct(temperature=config.temperature, answer_tokens=config.max_tokens)
+            published = config.model_dump(include={"shots", "temperature", "least_words", "most_words", "overlap"})
+            how = generated.SelfInstruct(**published, answer_tokens=config.max_tokens)
             made = generated.self_instruct(ask, rows, config.rows, generator=name, options=how, seed=config.seed)
     if not made.rows:
         why = ", ".join(f"{n} × {reason}" for reason, n in made.left_out.items())

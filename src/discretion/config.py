@@ -287,6 +287,12 @@ class GenerateConfig(BaseModel):
     )
     rows: int = Field(1000, ge=1, description="Rows wanted.")
     words: int = Field(8, ge=1, description="Route text: first words of an answer that are given.")
+    shots: int = Field(8, ge=1, description="Route instruct: instructions shown, a quarter of them made before.")
+    least_words: int = Field(4, ge=1, description="Route instruct: an instruction with fewer words is dropped.")
+    most_words: int = Field(150, ge=1, description="Route instruct: an instruction with more words is dropped.")
+    overlap: float = Field(
+        0.7, gt=0, le=1, description="Route instruct: one with this ROUGE-L F1, or more, to a kept one is dropped."
+    )
     temperature: float = Field(0.7, ge=0, description="Of the sampling; 0 is greedy. Pairs, log: 1 unless given.")
     max_tokens: int = Field(
         200, ge=1, description="New tokens of a text or answer, at most. Pairs: 700, log: 1000 unless given."
@@ -300,6 +306,12 @@ class GenerateConfig(BaseModel):
     def model_post_init(self, _context: Any) -> None:
         if self.moderation is not None and self.route != "pairs":
             raise ValueError("--moderation belongs to --route pairs; leave it out")
+        filtered = ("shots", "least_words", "most_words", "overlap")
+        given = next((name for name in filtered if name in self.model_fields_set), None)
+        if given is not None and self.route != "instruct":
+            raise ValueError(f"--{given.replace('_', '-')} belongs to --route instruct; leave it out")
+        if self.least_words > self.most_words:
+            raise ValueError(f"--least-words {self.least_words}: above --most-words {self.most_words}; give fewer")
 
 
 class HostedConfig(BaseModel):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from discretion.config import GenerateConfig
 from discretion.data.rows import content_id
 from discretion.errors import DataError
 from discretion.schema import Generate, Message, Reply, Sampling, seed_for
@@ -32,17 +33,20 @@ BATCH = 64
 """Requests on their way together."""
 
 
+_GIVEN = GenerateConfig.model_fields
+
+
 @dataclass(frozen=True, slots=True)
 class SelfInstruct:
     """Options of route B; defaults are the published ones where they are known."""
 
-    shots: int = 8
+    shots: int = _GIVEN["shots"].default
     """Instructions shown: three quarters seeds, the rest made before, as far as there are any."""
     temperature: float = 0.7
-    least_words: int = 4
+    least_words: int = _GIVEN["least_words"].default
     """An instruction with fewer words is dropped (published: 3 or fewer)."""
-    most_words: int = 150
-    overlap: float = 0.7
+    most_words: int = _GIVEN["most_words"].default
+    overlap: float = _GIVEN["overlap"].default
     """An instruction with this ROUGE-L F1, or more, to one that is kept is dropped."""
     instruction_tokens: int = 60
     answer_tokens: int = 256
