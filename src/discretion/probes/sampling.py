@@ -214,6 +214,7 @@ class FreeSampling:
             "looked for": len(item.identifiers),
             "controlled": bool(item.controls),
             "kinds": _joined(item.kinds),
+            "types": "; ".join(dict.fromkeys(kind for kind, _ in item.kinds)),
         }
 
     def oracle(self, item: SampleItem) -> Oracle:

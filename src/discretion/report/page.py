@@ -24,10 +24,12 @@ from markupsafe import Markup
 
 from discretion import risk
 from discretion.config import JUDGED_PROBES, RULES, AuditConfig, Thresholds, load, words
+from discretion.data import finder
 from discretion.errors import UsageError
 from discretion.probes import NAMES, memorisation
 from discretion.probes import probe as suite_named
 from discretion.probes.exposure import distribution
+from discretion.probes.extraction import label
 from discretion.report import charts
 from discretion.report.masking import Masker, Piece, shorten_home, shown, visible
 from discretion.schema import Flip, Manifest, MetricSummary, Summary, from_json, to_json
@@ -148,6 +150,8 @@ def render(manifest: Manifest, summary: Summary, config: AuditConfig, run: Path,
         bias_charts=_bias_charts,
         at_risk=at_risk,
         exposures=_exposures(run),
+        finders=_finders(run),
+        measured=finder.measured()["measured"],
         plain_change=plain_change,
         decided=lambda probe: decided(manifest, probe),
         stands=lambda metric: stands(metric, thresholds),
@@ -418,6 +422,20 @@ def _at_risk(run: Path, summary: Summary) -> dict[str, Any] | None:
         "rows": found[:ROWS_SHOWN],
         "file": risk.AT_RISK,
     }
+
+
+def _finders(run: Path) -> dict[str, list[tuple[str, str]]]:
+    """Suite → (type of identifier that it asks for, how well that type is found)."""
+    types = {
+        "extraction": {str(outcome.parts["type"]) for outcome in read_outcomes(run, "base", "extraction")},
+        "sampling": {
+            kind
+            for outcome in read_outcomes(run, "base", "sampling")
+            for kind in str(outcome.parts.get("types") or "").split("; ")
+            if kind
+        },
+    }
+    return {suite: [(label(kind), words) for kind, words in finder.told(kinds)] for suite, kinds in types.items()}
 
 
 def _exposures(run: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from discretion.data import finder
 from discretion.report.masking import Masker, Piece, shorten_home, shown, visible
 from discretion.report.page import count, value
 from discretion.schema import Passage, Screening
