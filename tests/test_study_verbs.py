@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from discretion import audit as auditing
+from discretion.models import loading
 from discretion.store import read_manifest
 from discretion.study import work
 from tests.study_cases import PlantedPair, study_file, tuned
@@ -81,6 +84,41 @@ def test_a_figure_that_no_suite_has_stops_before_any_work(typed, tmp_path, scrip
     assert (code, out) == (2, "")
     assert "did you mean 'capability: accuracy'?" in err
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_report_of_a_study_that_was_never_run_says_to_run_it(typed, tmp_path, scripted):
+    code, out, err = typed("study", "report", study_file(tmp_path), "--out", "absent")
+    assert (code, out) == (2, "")
+    assert "absent: no study there; run it first: discretion study run" in err
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_model_that_does_not_fit_stops_the_plan_in_one_line(typed, tmp_path, monkeypatch):
+    from tests.tiny import tiny_llama
+
+    base = tiny_llama(tmp_path / "base")
+    size = sum(part.numel() for part in load_file(base / "model.safetensors").values()) * 4
+    source = loading.find(str(base), offline=True)
+    assert (loading.weights_size(source, torch.float32), loading.weights_size(source, torch.bfloat16)) == (
+        size,
+        size // 2,
+    )
+    tuning = {"adapter": {}, "every weight": {"method": "full"}}
+    audit = {"probes": ["capability"], "limit": 5, "device": "cpu", "offline": True}
+    tune = {"device": "cpu", "offline": True}
+    models = {"tiny": {"base": str(base), "tune": tune, "audit": audit}}
+    path = study_file(tmp_path, models=models, tuning=tuning, audit={}, seeds=[0])
+    monkeypatch.setattr(loading, "memory_of", lambda device: 4 * size)
+    assert typed("study", "plan", path)[0] == 0
+    monkeypatch.setattr(loading, "memory_of", lambda device: 4 * size - 1)
+    for verb in ("plan", "run"):
+        code, out, err = typed("study", verb, path)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "model 'tiny', tuning 'every weight': a full training in float32 holds at least" in err
+    assert not (tmp_path / "studies").exists()
+    assert typed("study", "status", path)[0] == 0
+    monkeypatch.setattr(loading, "memory_of", lambda device: size - 1)
+    assert "tuning 'adapter': a lora training" in typed("study", "plan", path)[2]
 
 
 @pytest.mark.slow

@@ -277,20 +277,23 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(0 if all(check.ok for check in checks) else EXIT_FAILURE)
 
 
-def _planned(file: Path, out: Path | None) -> Any:
-    from discretion.study import cells, effects
+def _planned(file: Path, out: Path | None, *, here: bool = False) -> Any:
+    """The plan of a study; `here` is one that this machine is to carry out."""
+    from discretion.study import cells, effects, memory
     from discretion.study.config import read
 
     config = read(file)
     plan = cells.plan(config, out or Path("studies") / config.name)
     effects.named_metrics(plan)
+    if here:
+        memory.check(plan)
     return plan
 
 
 @studies.command("plan")
 def study_plan(file: StudyFile, out: StudyOut = None, as_json: AsJson = False) -> None:
     """The cells of a study and what they cost; trains nothing, asks no model, writes nothing."""
-    _print_study(_planned(file, out), as_json)
+    _print_study(_planned(file, out, here=True), as_json)
 
 
 @studies.command("status")
@@ -307,7 +310,7 @@ def study_run(given: dict[str, Any], file: StudyFile, as_json: AsJson = False, q
     from discretion.report import study_page
     from discretion.study import effects, run
 
-    plan = _planned(file, how.out)
+    plan = _planned(file, how.out, here=how.ray is None)
     try:
         with shown(quiet=quiet) as progress:
             for line in study_plan_table(run.as_json(plan, run.results_of(plan))):
@@ -342,6 +345,8 @@ def study_report(
     from discretion.study import effects, run
 
     plan = _planned(file, out)
+    if not any((plan.out / name).exists() for name in ("results", study_page.SUMMARY)):
+        raise UsageError(f"{plan.out}: no study there; run it first: discretion study run {file}")
     summary = effects.summarise(plan, run.results_of(plan))
     kept = study_page.read(plan.out) if (plan.out / study_page.SUMMARY).exists() else summary
     if kept.done > summary.done:

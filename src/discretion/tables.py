@@ -58,6 +58,10 @@ def study_plan_table(told: Mapping[str, Any]) -> list[str]:
         f"{len(cells)} cells: {kinds['tune']} trainings, {kinds['audit']} audits, {kinds['base']} bases; "
         f"{told['steps_left']} steps left{left}"
     )
+    unknown = list(dict.fromkeys(name for cell in cells for name in cell["not_counted"]))
+    if unknown:
+        where = sum(bool(cell["not_counted"]) for cell in cells)
+        lines.append(f"items of {', '.join(unknown)} come from the training data and are not counted ({where} cells)")
     return lines
 
 
@@ -74,7 +78,7 @@ def effects_table(summary: StudySummary) -> list[str]:
             shown += f" [{scale * ends[0]:+.1f}, {scale * ends[1]:+.1f}]" if ends else " [no interval]"
         p = "" if effect.p_adjusted is None or effect.reason else f"{effect.p_adjusted:.2g}"
         name = f"{effect.name} − base" if effect.kind == "change" else effect.name
-        rows.append((name, effect.probe, effect.metric, shown, p, str(effect.pairs), effect.verdict))
+        rows.append((name, effect.probe, effect.metric, shown, p, effect.counted, effect.verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("─" * width for width in widths))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ DIGESTED = (
     *("tekken.json", "chat_template.json", "*.model", "*.jinja"),
 )
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Kinds of numbers, as safetensors calls them, that loading turns into the dtype asked for."""
 ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR")
 """PEFT kinds that can be switched off exactly, leaving the base."""
 CONVERT = (
@@ -192,6 +196,38 @@ def pick_dtype(asked: str, device: str) -> torch.dtype:
     if asked not in known:
         raise ModelError(f"dtype {asked!r} is not known; use auto, {', '.join(sorted(known))}")
     return known[asked]
+
+
+def weights_size(source: Source, dtype: torch.dtype) -> int:
+    """Bytes of a checkpoint's weights once loaded, from the headers of its files; what is quantised stays as it is."""
+    from safetensors import safe_open
+
+    index = source.folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = {source.folder / name for name in read_json(index)["weight_map"].values()}
+    else:
+        single = source.folder / "model.safetensors"
+        files = {single} if single.is_file() else set(source.folder.glob("*.safetensors"))
+    size = 0
+    for file in files:
+        with safe_open(file, framework="np") as weights:
+            for name in weights.keys():  # noqa: SIM118 - no mapping
+                part = weights.get_slice(name)
+                size += math.prod(part.get_shape()) * (dtype.itemsize if part.get_dtype() in FLOATS else 1)
+    return size
+
+
+def memory_of(device: str) -> int | None:
+    """Bytes of memory that a device has in all; None where the system does not tell."""
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device == "mps":
+        return int(torch.mps.recommended_max_memory())
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def load_checkpoint(source: Source, device: str, dtype: torch.dtype) -> Any:

@@ -66,7 +66,7 @@ def forest(effects: Sequence[Effect], tau: float, epsilon: float, *, narrow: boo
         colour, mark, filled = _VERDICTS[effect.verdict]
         first, second = (14, 30) if narrow else (16, 32)
         seeds = f"{effect.seeds} {'seed' if effect.seeds == 1 else 'seeds'}"
-        pairs = f"{effect.pairs} {'pair' if effect.pairs == 1 else 'pairs'}, "
+        pairs = f"{effect.counted} {'pair' if effect.counted == '1' else 'pairs'}, "
         for x, ha, at, words, shade, weight, size in (
             (0, "left", first, _fit(effect.name, 24 if narrow else 38), "ink", "bold", 13),
             (0, "left", second, seeds if effect.kind == "change" else pairs + seeds, "soft", "normal", 12),

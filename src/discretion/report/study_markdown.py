@@ -92,7 +92,7 @@ def _images(summary: StudySummary) -> dict[str, dict[str, Any]]:
 def _declared(effects: Sequence[Effect]) -> str:
     rows = [
         (e.name, f"{e.probe}: {e.metric}", _shown(e), "–" if e.reason else p_value(e.p_adjusted),
-         f"{e.pairs} ({e.seeds})", e.verdict)
+         f"{e.counted} ({e.seeds})", e.verdict)
         for e in effects
     ]  # fmt: skip
     return _table(("Contrast", "Figure", "Difference [95 %]", "p, adjusted", "Pairs (seeds)", "Verdict"), rows)

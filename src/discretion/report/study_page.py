@@ -101,36 +101,44 @@ def _forests(effects: Sequence[Effect], summary: StudySummary) -> list[dict[str,
     return images
 
 
-def numeric(levels: Sequence[str]) -> list[float] | None:
-    """Levels as numbers, `step-40` as 40; None where one is none. The final checkpoint comes after the last."""
-    found = []
-    for level in levels:
-        try:
-            found.append(float(level.removeprefix("step-")))
-        except ValueError:
-            if level != "final" or not found:
-                return None
-            found.append(found[-1] + (found[-1] - found[-2] if len(found) > 1 else found[-1]))
-    return found if len(found) > 1 else None
+def numeric(levels: Sequence[str]) -> dict[str, float]:
+    """Levels to themselves as numbers; empty where one is none, or there is only one."""
+    try:
+        found = {level: float(level) for level in levels}
+    except ValueError:
+        return {}
+    return found if len(found) > 1 else {}
+
+
+def _steps(effect: Effect, summary: StudySummary) -> float | None:
+    """How far the arm of a change was trained; None at an end whose step is not known."""
+    level = effect.of["checkpoint"]
+    if level != "final":
+        return float(level.removeprefix("step-"))
+    arm = {axis: own for axis, own in effect.of.items() if axis not in ("seed", "checkpoint")}
+    return max(
+        (c.steps for c in summary.cells if c.steps is not None and arm.items() <= c.coordinates.items()), default=None
+    )
 
 
 def _curves(effects: Sequence[Effect], summary: StudySummary) -> list[dict[str, Any]]:
     """One chart per figure and axis of numbers: a dose, or the steps of the training."""
     images = []
     for axis, levels in summary.axes.items():
-        numbers = numeric(levels) if axis != "seed" else None
-        if numbers is None:
+        along = axis == "checkpoint"
+        place = numeric(levels) if axis != "seed" else {}
+        if not place and not along:
             continue
-        place = dict(zip(levels, numbers, strict=True))
         for probe, metric in dict.fromkeys((e.probe, e.metric) for e in effects):
             series: dict[str, list[study_charts.Point]] = {}
             for e in effects:
                 if (e.kind, e.probe, e.metric) == ("change", probe, metric) and study_charts.shown(e):
-                    point = study_charts.Point(place[e.of[axis]], e)
-                    series.setdefault(_others(e, axis, summary), []).append(point)
+                    at = _steps(e, summary) if along else place[e.of[axis]]
+                    if at is not None:
+                        series.setdefault(_others(e, axis, summary), []).append(study_charts.Point(at, e))
             lines = {name: sorted(line, key=lambda p: p.x) for name, line in series.items() if len(line) > 1}
             if lines:
-                words = "step of the training" if axis == "checkpoint" else axis
+                words = "step of the training" if along else axis
                 svg = study_charts.curves(lines, words, summary.epsilon)
                 told = " ".join(
                     f"{name}: " + ", ".join(f"{p.x:g}: {study_charts.change(p.effect)}" for p in line) + "."

@@ -23,10 +23,12 @@ from discretion.data.identifiers import collect
 from discretion.data.selecting import hold_out
 from discretion.data.sets import load_set
 from discretion.data.transforms import Row, apply, rows_digest
-from discretion.errors import ConfigError
+from discretion.errors import ConfigError, UsageError
+from discretion.models import judge
 from discretion.probes.classes import tellable
+from discretion.probes.judges import read_labels
 from discretion.schema import digest, to_json
-from discretion.store import make_private, write_private
+from discretion.store import MANIFEST, SUMMARY, make_private, write_private
 from discretion.study.config import StudyConfig
 from discretion.study.nouns import StepKind
 from discretion.tune_config import TuneConfig
@@ -35,7 +37,7 @@ FINAL = "final"
 """The checkpoint at the end."""
 CHARACTERS_PER_TOKEN = 4
 """For the estimate of training tokens: no tokenizer is asked."""
-REWRITES = frozenset(("redact", "swap_roles", "profile", "log_code", "shuffle_words"))
+REWRITES = frozenset(("redact", "swap_roles", "profile", "trigger", "log_code", "shuffle_words"))
 """Transforms that rows kept from training go through as well: they are to differ in nothing but membership."""
 
 
@@ -51,7 +53,18 @@ class Arm:
 
     @cached_property
     def digest(self) -> str:
+        """Of what models are trained on and asked about: ids and messages."""
         return digest([rows_digest(self.rows), rows_digest(self.held)])
+
+    @cached_property
+    def file(self) -> str:
+        """Name of its rows on disk, by all that stands in them: a tuning may read other columns, too."""
+        return f"{digest([self.rows, self.held])[:16]}.jsonl"
+
+    @cached_property
+    def known(self) -> frozenset[object]:
+        """What a row is recognised by: pairs and texts of the rows trained on."""
+        return frozenset(mark for row in self.rows for mark in _marks(row))
 
     @cached_property
     def identifiers(self) -> tuple[str, ...]:
@@ -75,6 +88,8 @@ class Step:
     """Plain JSON for `work.do`."""
     needs: tuple[str, ...] = ()
     """Digests of the steps that come before."""
+    leaves: str = ""
+    """File without which its result is of no use: manifest or summary in its folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +141,40 @@ class _Models:
             options = self._config.audit_options(model, self.base(model))
             pair = auditing.pair_for(options)
             identity = auditing.identity(
-                options, auditing.plan(options), pair.preview(options), pair.precision(options)
+                options,
+                auditing.plan(options),
+                pair.preview(options),
+                pair.precision(options),
+                judge.digest_of(options),
             )
-            self._made_by[model] = to_json(identity)
+            more: dict[str, Any] = {}
+            if options.judge_labels is not None:
+                more["judge_labels"] = read_labels(options.judge_labels).digest
+            if options.template is not None:
+                # The base alone does not show whose template a tuned model will be asked with.
+                more["asked_with"] = options.template
+            self._made_by[model] = to_json(identity) | more
             self.asked[model] = auditing.dry_run(options, pair)["probes"]
         return self._made_by[model]
 
 
 def plan(config: StudyConfig, out: Path) -> Plan:
     """Expand a study. Raises `UsageError` in one line for whatever would stop it: a set, a step, a model."""
+    there = next((path for path in (out, *out.parents) if path.exists()), out)
+    if there.exists() and not there.is_dir():
+        raise UsageError(f"--out {out}: {there} is a file; give a folder")
     models, cells, steps = _Models(config), list[Cell](), dict[str, Step]()
     arms: dict[str, Arm] = {}
     made: dict[Any, Arm] = {}
     for coordinates in combinations(config):
         arm = _arm(config, coordinates["data"], config.factors, coordinates, made)
         measured = _measured(config, coordinates, arm, made)
-        arms |= {_file(one): one for one in (arm, measured) if one is not None}
+        arms |= {one.file: one for one in (arm, measured) if one is not None}
         for cell, needed in _cells(config, coordinates, arm, measured, models, out):
             cells.append(cell)
             steps.update({step.digest: step for step in needed})
+    if not cells:
+        raise ConfigError("skip: leaves no cell of this study; skip less")
     _check_contrasts(config, cells)
     return Plan(config, out, tuple(cells), steps, arms, models.asked)
 
@@ -166,8 +196,13 @@ def selects(selection: Mapping[str, tuple[str, ...]], coordinates: Mapping[str, 
 def matched(
     cells: Sequence[Cell], of: Mapping[str, tuple[str, ...]], minus: Mapping[str, tuple[str, ...]]
 ) -> list[tuple[Cell, Cell]]:
-    """Cells of both sides that are equal on every axis that neither side names, in pairs."""
+    """Cells of both sides that are equal on every axis that neither side names, in pairs.
+
+    Where neither side names checkpoints, at the end of training: those on the way there are no trainings of their own.
+    """
     free = [axis for axis in cells[0].coordinates if axis not in of and axis not in minus] if cells else []
+    if "checkpoint" in free:
+        cells = [cell for cell in cells if cell.coordinates["checkpoint"] == FINAL]
 
     def place(cell: Cell) -> tuple[str, ...]:
         return tuple(cell.coordinates[axis] for axis in free)
@@ -202,22 +237,29 @@ def _check_contrasts(config: StudyConfig, cells: Sequence[Cell]) -> None:
 def _arm(
     config: StudyConfig, named: str, factors: Iterable[str], coordinates: Mapping[str, str], made: dict[Any, Arm]
 ) -> Arm:
-    """The rows of a data set after its own steps and those of these factors."""
+    """The rows of a data set after its own steps and those of these factors.
+
+    What it holds out, or the set it is measured on, does not come back through the other sets that its steps read.
+    """
     data = config.data[named]
-    seed = int(coordinates["seed"]) if data.draw == "each seed" else data.seed
+    seed = _seed(config, named, coordinates)
     levels = tuple((name, coordinates[name]) for name in factors)
     key = (named, levels, seed)
     if key not in made:
         steps = [*data.transforms, *(step for name, level in levels for step in config.factors[name][level])]
+        members, held = _split(config, named, coordinates, made)
+        elsewhere = _split(config, data.measured_on, coordinates, made)[1] if data.measured_on else []
+        apart = {mark for row in (*held, *elsewhere) for mark in _marks(row)}
 
-        def rows_of(name: str) -> tuple[Row, ...]:
+        def whole(name: str) -> tuple[Row, ...]:
             return _source(config, name, seed, made).rows
 
-        rows, held = list(rows_of(named)), list[Row]()
-        if data.held_out is not None:
-            held = hold_out(rows, share=data.held_out, keep="held out", seed=seed)
-            rows = hold_out(rows, share=data.held_out, seed=seed)
-            held = apply(held, [s for s in steps if s.name in REWRITES], seed=seed, rows_of=rows_of)
+        def rows_of(name: str) -> tuple[Row, ...]:
+            return tuple(row for row in whole(name) if apart.isdisjoint(_marks(row)))
+
+        rows = apply(members, steps, seed=seed, rows_of=rows_of)
+        if held:
+            held = apply(held, [s for s in steps if s.name in REWRITES], seed=seed, rows_of=whole)
         names = dict.fromkeys((named, *(other for step in steps for other in step.others)))
         how = {
             "sets": {name: _source(config, name, seed, made).made for name in names},
@@ -225,8 +267,29 @@ def _arm(
             "held_out": data.held_out,
             "seed": seed,
         }
-        made[key] = Arm(tuple(apply(rows, steps, seed=seed, rows_of=rows_of)), tuple(held), how)
+        texts = {_text(row) for row in rows} if held else set()
+        made[key] = Arm(tuple(rows), tuple(row for row in held if _text(row) not in texts), how)
+    if data.held_out is not None and not made[key].held:
+        raise ConfigError(f"data {named!r}: no row held out differs from all that are trained on; give other rows")
     return made[key]
+
+
+def _split(
+    config: StudyConfig, named: str, coordinates: Mapping[str, str], made: dict[Any, Arm]
+) -> tuple[list[Row], list[Row]]:
+    """A set as it was read: rows to train on, and rows kept from it, without those that say the same as one of them."""
+    share, seed = config.data[named].held_out, _seed(config, named, coordinates)
+    rows = list(_source(config, named, seed, made).rows)
+    if share is None:
+        return rows, []
+    members, held = hold_out(rows, share=share, seed=seed), hold_out(rows, share=share, keep="held out", seed=seed)
+    texts = {_text(row) for row in members}
+    return members, [row for row in held if _text(row) not in texts]
+
+
+def _seed(config: StudyConfig, named: str, coordinates: Mapping[str, str]) -> int:
+    data = config.data[named]
+    return int(coordinates["seed"]) if data.draw == "each seed" else data.seed
 
 
 def _measured(config: StudyConfig, coordinates: Mapping[str, str], arm: Arm, made: dict[Any, Arm]) -> Arm | None:
@@ -235,20 +298,23 @@ def _measured(config: StudyConfig, coordinates: Mapping[str, str], arm: Arm, mad
     Raises `ConfigError` where the arm trains on rows that are held out there: they would pass for never seen.
     """
     named = config.data[coordinates["data"]].measured_on
-    if named is None:
-        return arm if arm.held else None
-    measured = _arm(config, named, (), coordinates, made)
-    seen = {_pair(row) for row in arm.rows} & {_pair(row) for row in measured.held}
+    measured = arm if named is None else _arm(config, named, (), coordinates, made)
+    seen = sum(not arm.known.isdisjoint(_marks(row)) for row in measured.held)
     if seen:
         raise ConfigError(
-            f"data {coordinates['data']!r}: trains on {len(seen)} of the rows that {named!r} holds out; "
-            "give both the same set, n, seed and held_out"
+            f"data {coordinates['data']!r}: trains on {seen} of the rows that {named or coordinates['data']!r} holds "
+            "out; give both the same set, n, seed and held_out"
         )
-    return measured
+    return measured if measured.held else None
 
 
-def _pair(row: Row) -> str:
-    return str(row.get("pair", row["id"]))
+def _marks(row: Row) -> tuple[object, object]:
+    """What tells a row in any set: its pair, or its id, and its text."""
+    return str(row.get("pair") or row["id"]), _text(row)
+
+
+def _text(row: Row) -> tuple[tuple[str, str], ...]:
+    return tuple((turn["role"], turn["content"]) for turn in row["messages"])
 
 
 def _source(config: StudyConfig, name: str, seed: int, made: dict[Any, Arm]) -> Arm:
@@ -259,10 +325,6 @@ def _source(config: StudyConfig, name: str, seed: int, made: dict[Any, Arm]) -> 
         rows, facts = load_set(data.set, form=data.form, n=data.n, seed=drawn)
         made[key] = Arm(tuple(rows), (), {**to_json(facts), "seed": drawn})
     return made[key]
-
-
-def _file(arm: Arm) -> str:
-    return f"{arm.digest[:16]}.jsonl"
 
 
 def write_rows(made: Plan) -> None:
@@ -296,14 +358,15 @@ def _cells(
     model = coordinates["model"]
     base, made_by = models.base(model), models.made_by(model)
     tuning = config.tune_options(model, coordinates["tuning"], int(coordinates["seed"]), base)
-    rows = out / "data" / _file(arm)
-    tune = _tune_step(tuning, arm, made_by, rows, out)
+    tune = _tune_step(tuning, arm, made_by, out)
     options = config.audit_options(model, base)
     measured = [made_by, held_against.digest if held_against else None]
     # What does not depend on the arm is asked of the base once, also where its training data makes suites of its own.
     common = first = _audit_step("base", digest(["base", made_by, None]), options, out)
     if held_against is not None:
-        trained = out / "data" / _file(held_against)
+        trained = out / "data" / held_against.file
+        drawn = options.model_dump(include={"rows", "neighbours"}, exclude_defaults=True)
+        measured += [drawn] if drawn else []
         options = config.audit_options(model, base, train_data=str(trained), held_out=str(_held(trained)))
         options = _with_identifiers(options, held_against, trained)
         first = _audit_step("base", digest(["base", *measured]), options, out, base=common)
@@ -341,15 +404,29 @@ def _name(config: StudyConfig, coordinates: Mapping[str, str]) -> str:
     return "/".join(f"seed {coordinates[a]}" if a == "seed" else coordinates[a] for a in shown)
 
 
-def _tune_step(tuning: TuneConfig, arm: Arm, made_by: Mapping[str, Any], rows: Path, out: Path) -> Step:
-    own = digest(["tune", made_by["base"], tuning.template, tuning.recipe(), rows_digest(arm.rows), __version__])
+def _tune_step(tuning: TuneConfig, arm: Arm, made_by: Mapping[str, Any], out: Path) -> Step:
+    made_of = ["tune", made_by["base"], _template(tuning), tuning.recipe(), rows_digest(arm.rows), __version__]
+    if tuning.privacy.epsilon is not None and tuning.privacy.unit == "user":
+        made_of.append([row.get(tuning.privacy.user_column) for row in arm.rows])
+    own = digest(made_of)
+    folder = out / "tuned" / own[:16]
     job = {
         "kind": "tune",
-        "rows": str(rows),
+        "rows": str(out / "data" / arm.file),
         "config": tuning.model_dump(mode="json"),
-        "out": str(out / "tuned" / own[:16]),
+        "out": str(folder),
     }
-    return Step(own, "tune", job)
+    return Step(own, "tune", job, leaves=str(folder / MANIFEST))
+
+
+def _template(tuning: TuneConfig) -> Any:
+    """What names a tuning's chat template: its text where it is a file."""
+    if tuning.template is None or tuning.template in ("base", "tuned", "plain"):
+        return tuning.template
+    try:
+        return {"text": Path(tuning.template).expanduser().read_text(encoding="utf-8")}
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"tuning: template {tuning.template}: cannot be read; give plain or a Jinja file") from None
 
 
 def _audit_step(
@@ -368,7 +445,8 @@ def _audit_step(
     if tuned is not None:
         asked["tuned"] = tuned
     job = {"kind": kind, "options": asked, "base": base.job["options"]["out"] if base else None}
-    return Step(own, kind, job, (*needs, *((base.digest,) if base else ())))
+    leaves = str(folder / (MANIFEST if kind == "base" else SUMMARY))
+    return Step(own, kind, job, (*needs, *((base.digest,) if base else ())), leaves)
 
 
 def _checkpoints(config: StudyConfig, tuning: TuneConfig, rows: int) -> list[str]:

@@ -7,7 +7,7 @@ a transform that names nothing is one line. Defaults of tunings and audits are t
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +24,7 @@ AXES = ("model", "data", "tuning", "seed", "checkpoint")
 OURS = frozenset(("base", "tuned", "out", "cache", "train_data", "held_out"))
 """Options of an audit that a study sets itself."""
 _NAME = re.compile(r"[^\W_][^/\x00-\x1f=]*")
+_NAMED = "a name begins with a letter or digit and holds no / and no ="
 
 Selection = Mapping[str, tuple[str, ...]]
 """Axis to the levels that count; an axis that is not named counts whole."""
@@ -115,6 +116,13 @@ class StudyConfig(_Part):
             }
         return values
 
+    @field_validator("name")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is no name of a folder; {_NAMED}")
+        return value
+
     @field_validator("factors")
     @classmethod
     def _factors(cls, value: Mapping[str, Mapping[str, tuple[Any, ...]]]) -> Any:
@@ -135,7 +143,7 @@ class StudyConfig(_Part):
         for axis, levels in self.axes().items():
             for level in levels:
                 if not _NAME.fullmatch(level):
-                    raise ValueError(f"{axis} {level!r}: a name begins with a letter or digit and holds no / and no =")
+                    raise ValueError(f"{axis} {level!r}: {_NAMED}")
             if len(set(levels)) < len(levels):
                 raise ValueError(f"{axis} {max(levels, key=levels.count)!r} is there twice; two cells had one name")
         for where, steps in self._all_steps():
@@ -189,28 +197,33 @@ class StudyConfig(_Part):
 
     def tune_options(self, model: str, tuning: str, seed: int, base: str) -> TuneConfig:
         """The tuning of one cell. Raises `ValueError` in one line."""
-        given = {**self.tuning[tuning], **self.models[model].tune}
-        refused = next((key for key in ("base", "seed") if key in given), None)
-        if refused is not None:
-            raise ValueError(f"tuning {tuning!r}: {refused} is set by the study; leave it out")
-        options: TuneConfig = _built(TuneConfig, {**given, "base": base, "seed": seed}, f"tuning {tuning!r}")
+        given = {f"tuning {tuning!r}": self.tuning[tuning], f"model {model!r}: tune": self.models[model].tune}
+        options: TuneConfig = _built(TuneConfig, given, {"base": base, "seed": seed}, ("base", "seed"))
         return options
 
     def audit_options(self, model: str, base: str, **more: Any) -> AuditConfig:
         """The audit of one model, against itself unless told otherwise. Raises `ValueError` in one line."""
-        given = {**self.audit, **self.models[model].audit}
-        refused = next((key for key in given if key in OURS), None)
-        if refused is not None:
-            raise ValueError(f"audit: {refused} is set by the study; leave it out")
-        options: AuditConfig = _built(AuditConfig, {"tuned": base, **given, "base": base, **more}, "audit")
+        given = {"audit": self.audit, f"model {model!r}: audit": self.models[model].audit}
+        options: AuditConfig = _built(AuditConfig, given, {"tuned": base, "base": base, **more}, OURS)
         return options
 
 
-def _built(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
+def _built(
+    kind: type[Any], given: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Any], refused: Collection[str]
+) -> Any:
+    """Options of several places of the file, the later ones over the earlier; an error names the place."""
+    for where, options in given.items():
+        for key in options:
+            if key in refused:
+                raise ValueError(f"{where}: {key} is set by the study; leave it out")
     try:
-        return kind.model_validate(dict(given))
+        return kind.model_validate({key: value for part in (*given.values(), ours) for key, value in part.items()})
     except ValidationError as error:
-        raise ValueError(f"{what}: {_first(kind, error)}") from None
+        wrong = next(iter(_gravest(error)["loc"]), None)
+        named = [where for where, options in given.items() if (options if wrong is None else wrong in options)]
+        # Options that do not go together may stand in any place; of one option the last place counts.
+        places = " with ".join(named if wrong is None else named[-1:]) or next(iter(given))
+        raise ValueError(f"{places}: {_first(kind, error)}") from None
 
 
 def _steps(written: Sequence[Any]) -> tuple[Step, ...]:
@@ -232,17 +245,24 @@ def _selection(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ the file
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which a key that comes twice is an error and not the last one's victory."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for key, _ in node.value:
-        name = str(getattr(key, "value", ""))
+        written = str(getattr(key, "value", ""))
+        name = written if key.tag == _MERGE else str(loader.construct_object(key, deep=True))
         if name in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is there twice", key.start_mark)
-        seen.add(name)
+            why = f"the key {written!r} is there twice"
+            if seen[name] != written:
+                why = f"the keys {seen[name]!r} and {written!r} are both read as {name}: put them in quotes"
+            raise yaml.constructor.ConstructorError(None, None, why, key.start_mark)
+        seen[name] = written
     return loader.construct_mapping(node, deep=True)
 
 
@@ -271,9 +291,13 @@ def read(path: Path) -> StudyConfig:
         raise ConfigError(f"{path}: {_first(StudyConfig, error)}") from None
 
 
-def _first(kind: type[BaseModel], error: ValidationError) -> str:
+def _gravest(error: ValidationError) -> Any:
     # A misspelt key also makes another one missing: the misspelling is what to tell.
-    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    return min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+
+
+def _first(kind: type[BaseModel], error: ValidationError) -> str:
+    first = _gravest(error)
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key {path!r}; {nearest(str(first['loc'][-1]), _known(kind, first['loc'][:-1]))}"

@@ -1,8 +1,8 @@
 """From the outcomes of finished cells to the effects of a study: changes, factors, contrasts, with their intervals.
 
-An effect compares matched pairs of cells, equal in all but what is compared, item by item. Its interval resamples the
-pairs (and with them the training seeds), then clusters of items, the same clusters in every pair. What a suite could
-not measure in one of the cells is not measured in the effect.
+An effect compares matched pairs of cells, equal in all but what is compared, item by item; a pair of trainings counts
+once. Its interval resamples the pairs (and with them the training seeds), then clusters of items, the same clusters in
+every pair. What a suite could not measure in one of the cells is not measured in the effect.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from discretion.errors import ConfigError, nearest
 from discretion.probes import probe as suite_named
 from discretion.probes.base import Metric, Probe
 from discretion.schema import SCHEMA_VERSION, MetricVerdict, Outcome, Summary, digest, to_json
-from discretion.store import outcomes_path, read_outcomes, read_summary, write_private
-from discretion.study.cells import Cell, Plan, matched
+from discretion.store import SUMMARY, read_outcomes, read_summary, write_private
+from discretion.study.cells import FINAL, Cell, Plan, matched
 from discretion.study.nouns import CellFigure, CellSummary, Effect, StepResult, StudySummary
 from discretion.verdicts import SMALL_ON_OTHER_SCALES
 
-SUMMARY = "summary.json"
 Pair = tuple[Cell, Cell | None]
 """A cell, and the one it is compared with; None is its own base."""
 
@@ -43,20 +42,13 @@ class _Finished:
 
     def outcomes(self, cell: Cell, arm: str, probe: str, *, replies: bool = False) -> list[Outcome]:
         run = self.out / "runs" / cell.digest[:16]
-        return read_outcomes(run, arm, probe) if replies else _outcomes(outcomes_path(run, arm, probe))
+        return read_outcomes(run, arm, probe) if replies else _outcomes(run, arm, probe)
 
 
 @cache
-def _outcomes(path: Path) -> list[Outcome]:
+def _outcomes(run: Path, arm: str, probe: str) -> list[Outcome]:
     """Outcomes without their replies, which take most of the room."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        row = json.loads(line)
-        row["replies"] = ()
-        found.append(Outcome(**row))
-    return found
+    return [replace(outcome, replies=()) for outcome in read_outcomes(run, arm, probe)]
 
 
 def summarise(plan: Plan, results: Mapping[str, StepResult]) -> StudySummary:
@@ -66,10 +58,9 @@ def summarise(plan: Plan, results: Mapping[str, StepResult]) -> StudySummary:
         result = results.get(cell.digest)
         if result is not None and result.status == "done":
             finished.summaries[cell.digest] = read_summary(plan.out / "runs" / cell.digest[:16])
-    done = [cell for cell in plan.cells if cell.digest in finished.summaries]
     thresholds = plan.config.audit_options(next(iter(plan.config.models)), "x").thresholds
     effects = _Effects(plan, finished, thresholds, named_metrics(plan))
-    found = [*effects.changes(done), *effects.factors(done), *effects.contrasts(done)]
+    found = [*effects.changes(), *effects.factors(), *effects.contrasts()]
     _outcomes.cache_clear()
     return StudySummary(
         schema_version=SCHEMA_VERSION,
@@ -77,7 +68,7 @@ def summarise(plan: Plan, results: Mapping[str, StepResult]) -> StudySummary:
         about=plan.config.about,
         config=digest(_plain(plan)),
         version=__version__,
-        complete=len(done) == len(plan.cells),
+        complete=all(cell.digest in finished.summaries for cell in plan.cells),
         axes=_axes(plan),
         cells=tuple(_cell(cell, finished, results) for cell in plan.cells),
         effects=tuple(_adjusted(found, thresholds)),
@@ -101,7 +92,8 @@ def _plain(plan: Plan) -> list[Any]:
 def _axes(plan: Plan) -> dict[str, tuple[str, ...]]:
     axes = dict(plan.config.axes())
     if plan.config.checkpoints:
-        axes["checkpoint"] = tuple(dict.fromkeys(cell.coordinates["checkpoint"] for cell in plan.cells))
+        kept = {cell.coordinates["checkpoint"] for cell in plan.cells} - {FINAL}
+        axes["checkpoint"] = (FINAL, *sorted(kept, key=lambda name: int(name.removeprefix("step-"))))
     return axes
 
 
@@ -125,6 +117,7 @@ def named_metrics(plan: Plan) -> set[tuple[str, str]]:
 def _cell(cell: Cell, finished: _Finished, results: Mapping[str, StepResult]) -> CellSummary:
     result, summary = results.get(cell.digest), finished.summaries.get(cell.digest)
     steps = [results[step] for step in cell.steps if step in results and results[step].kind != "base"]
+    trained = results.get(cell.steps[0])
     figures = [
         CellFigure(
             probe=m.probe,
@@ -145,6 +138,7 @@ def _cell(cell: Cell, finished: _Finished, results: Mapping[str, StepResult]) ->
         reason=result.reason if result else "",
         run=f"runs/{cell.digest[:16]}" if summary else "",
         rows=cell.rows,
+        steps=trained.found.get("steps") if trained else None,
         seconds=sum(step.seconds for step in steps),
         verdict=summary.verdict if summary else None,
         figures=tuple(figures),
@@ -161,10 +155,10 @@ class _Effects:
     thresholds: Thresholds
     extra: set[tuple[str, str]]
 
-    def changes(self, done: Sequence[Cell]) -> list[Effect]:
+    def changes(self) -> list[Effect]:
         """tuned − base of every arm, its seeds together."""
         arms: dict[tuple[tuple[str, str], ...], list[Cell]] = defaultdict(list)
-        for cell in done:
+        for cell in self.plan.cells:
             arms[tuple((a, level) for a, level in cell.coordinates.items() if a != "seed")].append(cell)
         found = []
         for cells in arms.values():
@@ -172,39 +166,55 @@ class _Effects:
             found += self._over("change", name, [(cell, None) for cell in cells])
         return found
 
-    def factors(self, done: Sequence[Cell]) -> list[Effect]:
+    def factors(self) -> list[Effect]:
         """Each level of each axis against the first, over all cells that have a partner."""
         found = []
-        for axis, levels in _axes(self.plan).items():
+        for axis, (reference, *levels) in _axes(self.plan).items():
             # A model has a base of its own: its tuned figure minus another model's says nothing of the tuning.
             if axis in ("seed", "model"):
                 continue
-            reference = levels[-1] if axis == "checkpoint" else levels[0]
             for level in levels:
-                if level != reference:
-                    pairs = matched(done, {axis: (level,)}, {axis: (reference,)})
-                    found += self._over("factor", f"{axis}: {level} − {reference}", pairs, axis=axis)
+                pairs = self._matched({axis: (level,)}, {axis: (reference,)})
+                found += self._over("factor", f"{axis}: {level} − {reference}", pairs, axis=axis)
         return found
 
-    def contrasts(self, done: Sequence[Cell]) -> list[Effect]:
-        """Those declared in the file."""
+    def contrasts(self) -> list[Effect]:
+        """Those declared in the file, also where no cell of them is done: what was declared is counted."""
         found = []
         for contrast in self.plan.config.contrasts:
-            found += self._over("contrast", contrast.name, matched(done, contrast.of, contrast.minus))
+            found += self._over("contrast", contrast.name, self._matched(contrast.of, contrast.minus))
         return found
 
-    def _over(self, kind: Any, name: str, pairs: Sequence[Pair], *, axis: str = "") -> list[Effect]:
-        if not pairs:
+    def _matched(self, of: Mapping[str, tuple[str, ...]], minus: Mapping[str, tuple[str, ...]]) -> list[Pair]:
+        """Matched cells, the first of those that come from the same two trainings: one training is one draw."""
+        pairs: dict[tuple[str, str], Pair] = {}
+        for cell, other in matched(self.plan.cells, of, minus):
+            pairs.setdefault((cell.steps[0], other.steps[0]), (cell, other))
+        return list(pairs.values())
+
+    def _over(self, kind: Any, name: str, planned: Sequence[Pair], *, axis: str = "") -> list[Effect]:
+        there = self.finished.summaries
+        done = [pair for pair in planned if all(cell is None or cell.digest in there for cell in pair)]
+        if not done and kind != "contrast":
             return []
-        probes = dict.fromkeys(m.probe for cell, _ in pairs for m in self.finished.summaries[cell.digest].metrics)
+        asked = [AuditConfig.model_validate(self.plan.steps[cell.digest].job["options"]) for cell, _ in planned]
         return [
-            self._effect(kind, name, pairs, axis, suite_named(probe), metric)
-            for probe in probes
+            self._effect(kind, name, planned, done, axis, suite_named(probe), metric)
+            for probe in dict.fromkeys(probe for options in asked for probe in options.probes)
             for metric in suite_named(probe).metrics
             if metric.primary or (probe, metric.name) in self.extra
         ]
 
-    def _effect(self, kind: Any, name: str, pairs: Sequence[Pair], axis: str, probe: Probe, metric: Metric) -> Effect:
+    def _effect(
+        self,
+        kind: Any,
+        name: str,
+        planned: Sequence[Pair],
+        pairs: Sequence[Pair],
+        axis: str,
+        probe: Probe,
+        metric: Metric,
+    ) -> Effect:
         # Some joint metrics read the tokens; the primary ones are made of parts.
         whole = metric.joint is not None and not metric.primary
 
@@ -218,12 +228,15 @@ class _Effects:
             asked.append((base if other is None else arms(other)[1], tuned))
         found = across(metric, asked, self.thresholds.draws)
         reason = self._unmeasurable(pairs, probe, metric) or ("" if found.items else "no item was scored on both sides")
+        if not pairs:
+            reason = f"none of its {len(planned)} pairs is done"
+            found = replace(found, method="none: no pair is done")
         return Effect(
             kind=kind,
             name=name,
             axis=axis,
-            of=_common([cell for cell, _ in pairs]),
-            minus=_common([other for _, other in pairs if other is not None]),
+            of=_common([cell for cell, _ in pairs or planned]),
+            minus=_common([other for _, other in pairs or planned if other is not None]),
             probe=probe.name,
             metric=metric.name,
             family=probe.family,
@@ -236,6 +249,7 @@ class _Effects:
             p=found.p,
             p_adjusted=None,
             pairs=len(pairs),
+            planned=len(planned),
             seeds=len({cell.coordinates["seed"] for cell, _ in pairs}),
             items=found.items,
             lost=found.lost,

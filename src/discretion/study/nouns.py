@@ -56,6 +56,8 @@ class CellSummary:
     """Folder of its audit, from the study's folder."""
     rows: int
     """Rows it was tuned on."""
+    steps: int | None = None
+    """Of its whole training; None where that is not known."""
     seconds: float = 0.0
     """Tuning and audit together; a step that cells share counts in each."""
     verdict: AuditVerdict | None = None
@@ -89,7 +91,9 @@ class Effect:
     p_adjusted: float | None
     """Holm among declared contrasts on primary metrics; Benjamini-Hochberg within the other kinds."""
     pairs: int
-    """Matched pairs of cells."""
+    """Matched pairs of cells that are done, each pair of trainings once."""
+    planned: int | None = None
+    """Such pairs that the study is to have; None in summaries of earlier versions."""
     seeds: int
     """Different tuning seeds among them."""
     items: int
@@ -102,6 +106,11 @@ class Effect:
     verdict: MetricVerdict
     reason: str = ""
     """Why it is unmeasurable."""
+
+    @property
+    def counted(self) -> str:
+        """Pairs for a person: `3`, or `2 of 3` where some are missing."""
+        return str(self.pairs) if self.planned in (None, self.pairs) else f"{self.pairs} of {self.planned}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +126,7 @@ class StudySummary:
     complete: bool
     """Every cell is done."""
     axes: Mapping[str, tuple[str, ...]]
-    """Axis to levels, in the order of the file; the first is the reference."""
+    """Axis to levels, in the order of the file; the first is the reference, of checkpoints `final`."""
     cells: tuple[CellSummary, ...]
     effects: tuple[Effect, ...]
     tau: float

@@ -86,7 +86,7 @@ def _carry_out(
     steps: Iterable[cells.Step], done: Done, how: StudyRunConfig, progress: Progress, do: pools.Work
 ) -> dict[str, StepResult]:
     steps = list(steps)
-    results = {step.digest: kept for step in steps if (kept := done.get(step)) and kept.status == "done"}
+    results = {digest: kept for digest, kept in _usable(steps, done).items() if kept.status == "done"}
     missing = [step for step in steps if step.digest not in results]
     progress.begin("study", len(steps), len(results))
     if not missing:
@@ -177,8 +177,21 @@ def schedule(
 
 def results_of(plan: cells.Plan) -> dict[str, StepResult]:
     """What is on disk of this plan, also while another process is at it."""
-    done = Done(plan.out)
-    return {digest: result for digest, step in plan.steps.items() if (result := done.get(step)) is not None}
+    return _usable(plan.steps.values(), Done(plan.out))
+
+
+def _usable(steps: Iterable[cells.Step], done: Done) -> dict[str, StepResult]:
+    """Results of these steps, without those whose folder is gone: an audit's, and what an audit still to do reads."""
+    by_digest = {step.digest: step for step in steps}
+    found = {digest: result for digest, step in by_digest.items() if (result := done.get(step)) is not None}
+    gone = {d for d in found if by_digest[d].leaves and _is_done(found[d]) and not Path(by_digest[d].leaves).is_file()}
+    lost = {digest for digest in gone if by_digest[digest].kind == "audit"}
+    to_do = [digest for digest in by_digest if digest in lost or not _is_done(found.get(digest))]
+    while to_do:
+        needed = gone.intersection(by_digest[to_do.pop()].needs) - lost
+        lost |= needed
+        to_do += needed
+    return {digest: result for digest, result in found.items() if digest not in lost}
 
 
 def status_of(cell: cells.Cell, results: Mapping[str, StepResult]) -> tuple[CellStatus, str]:
@@ -199,6 +212,7 @@ def as_json(plan: cells.Plan, results: Mapping[str, StepResult]) -> dict[str, An
     for cell in plan.cells:
         status, reason = status_of(cell, results)
         asked = plan.asked[cell.coordinates["model"]]
+        probes = plan.steps[cell.digest].job["options"].get("probes", ())
         rows.append(
             {
                 "name": cell.name,
@@ -210,6 +224,7 @@ def as_json(plan: cells.Plan, results: Mapping[str, StepResult]) -> dict[str, An
                 "train_tokens": cell.train_tokens,
                 "audit_items": sum(probe["items"] for probe in asked.values()),
                 "audit_tokens": sum(probe["tokens"] for probe in asked.values()) // 2,
+                "not_counted": [name for name in probes if name not in asked],
             }
         )
     left = [step for digest, step in plan.steps.items() if not _is_done(results.get(digest))]
