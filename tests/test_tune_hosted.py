@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from discretion.config import HostedConfig
+from discretion.config import HostedConfig, load
 from discretion.errors import ConfigError, DataError, ModelError, RunFailure, UsageError
 from discretion.tune.hosted import estimate, tune_hosted
 
@@ -29,6 +29,7 @@ class Host:
         """Fields that jobs are shown without."""
         self.broken = {}
         """(method, path) → statuses to answer first."""
+        self.keys = set()
 
     def answer(self, method, path, body):
         self.asked.append((method, path))
@@ -83,6 +84,7 @@ def serving(host):
     class Handler(BaseHTTPRequestHandler):
         def _do(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            host.keys.add(self.headers.get("Authorization"))
             status, said = host.answer(self.command, self.path.split("?")[0], body)
             data = json.dumps(said).encode()
             self.send_response(status)
@@ -298,3 +300,133 @@ def test_the_command_line_sends_only_when_told_to(typed, host, url, tmp_path):
     code, out, err = typed(*words, "--upload", "--poll", 0.01)
     assert (code, out) == (0, "ft:small:me::1\n")
     assert f"next: discretion audit --base openai:small --tuned openai:ft:small:me::1 --base-url {url}" in err
+
+
+# ------------------------------------------------------------------------------------------------ Together
+
+
+class TogetherHost:
+    """Answers as Together's published description says: a name from the start, no metadata, no seed."""
+
+    def __init__(self):
+        self.states = ["pending", "queued", "running", "uploading", "completed"]
+        self.files, self.jobs, self.asked, self.keys, self.wrong = {}, {}, [], set(), {}
+
+    def answer(self, method, path, body):
+        self.asked.append((method, path))
+        if path in self.wrong:
+            return 200, self.wrong[path]
+        match method, path.removeprefix("/v1").split("/")[1:]:
+            case "POST", ["files", "upload"]:
+                parts = dict(
+                    re.findall(r'name="(\w+)"(?:; filename="[^"]+")?.*?\r\n\r\n(.*?)\r\n--', body.decode(), re.DOTALL)
+                )
+                assert parts["purpose"] == "fine-tune"
+                file = {"id": f"file-{len(self.files) + 1}", "filename": parts["file_name"], "processed": False}
+                self.files[file["id"]] = (file, parts["file"])
+                return 200, file
+            case "GET", ["files"]:
+                return 200, {"data": [file for file, _ in self.files.values()]}
+            case "DELETE", ["files", name]:
+                del self.files[name]
+                return 200, {"id": name, "deleted": True}
+            case "POST", ["fine-tunes"]:
+                asked = json.loads(body)
+                chosen = {"n_epochs": 1, "batch_size": "max", "learning_rate": 1e-5, "model_output_name": "me/small-1"}
+                job = {"id": f"ft-{len(self.jobs) + 1}", "status": self.states[0], "token_count": 7, **chosen, **asked}
+                self.jobs[job["id"]] = job
+                return 200, job
+            case "GET", ["fine-tunes"]:
+                return 200, {"data": list(self.jobs.values())}
+            case "GET", ["fine-tunes", name]:
+                job = self.jobs[name]
+                job["status"] = self.states[min(self.states.index(job["status"]) + 1, len(self.states) - 1)]
+                return 200, job
+        return 404, {}
+
+
+@pytest.fixture
+def together(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+    host = TogetherHost()
+    with serving(host) as url:
+        yield host, url
+
+
+ALL = {"dialect": "together", "epochs": 2, "batch": 8, "learning_rate": 1e-4, "keep_file": True}
+
+
+def test_together_gets_the_same_rows_and_its_own_options(together, tmp_path):
+    host, url = together
+    made, said = run(url, tmp_path / "out", **{**ALL, "suffix": "mine", "keep_file": False})
+    assert (made.model, made.trained_tokens, made.status, made.file) == ("me/small-1", 7, "completed", None)
+    assert [line for line in said if line.startswith("job ft-1:")] == [
+        f"job ft-1: {state}" for state in ("queued", "running", "uploading", "completed")
+    ]
+    asked = {key: host.jobs["ft-1"][key] for key in ("model", "training_file", "suffix")}
+    assert asked == {"model": "small", "training_file": "file-1", "suffix": "mine"}
+    assert [host.jobs["ft-1"][key] for key in ("n_epochs", "batch_size", "learning_rate")] == [2, 8, 1e-4]
+    assert (host.files, host.keys) == ({}, {"Bearer a-key"})
+
+
+def test_together_is_sent_messages_without_ids(together, tmp_path):
+    host, url = together
+    run(url, tmp_path / "out", **ALL)
+    sent = [json.loads(line) for line in host.files["file-1"][1].split("\n")]
+    assert sent == [{"messages": row["messages"]} for row in ROWS]
+
+
+def test_a_job_at_together_is_told_by_its_options(together, tmp_path):
+    host, url = together
+    run(url, tmp_path / "one", **ALL)
+    assert run(url, tmp_path / "two", **ALL)[0].job == "ft-1"
+    assert run(url, tmp_path / "three", **{**ALL, "epochs": 5})[0].job == "ft-2"
+    assert count(host, "POST", "/v1/files/upload") == 1
+    with pytest.raises(UsageError, match="does not say with which options"):
+        run(url, tmp_path / "four", dialect="together", batch=8, learning_rate=1e-4)
+    assert len(host.jobs) == 2
+
+
+def test_a_job_that_fails_at_together_ends_the_command(together, tmp_path):
+    host, url = together
+    host.states = ["pending", "running", "error"]
+    with pytest.raises(RunFailure, match=r"job ft-1: error at the host"):
+        run(url, tmp_path / "out", **ALL)
+
+
+@pytest.mark.parametrize(("path", "answer"), [("/v1/files", {"files": []}), ("/v1/fine-tunes", {"data": [{"id": 3}]})])
+def test_an_answer_of_another_shape_is_told_in_one_line(together, tmp_path, path, answer):
+    host, url = together
+    host.wrong[path] = answer
+    with pytest.raises(RunFailure, match="the host.s answer holds no"):
+        run(url, tmp_path / "out", **ALL)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"dialect": "together"}, "--dialect together needs a --base-url"),
+        (
+            {"dialect": "together", "base_url": "http://x", "rate_multiplier": 2},
+            "--rate-multiplier: the dialect together has none; give --learning-rate",
+        ),
+        ({"learning_rate": 2}, "--learning-rate: the dialect openai has none; give --rate-multiplier"),
+    ],
+)
+def test_options_of_the_other_dialect_are_refused(given, said):
+    with pytest.raises(ConfigError, match=said):
+        load(HostedConfig, {"base": "small", **given})
+
+
+def test_the_new_options_change_no_state_of_before():
+    assert HostedConfig(base="small").recipe.keys() == {
+        "base",
+        "base_url",
+        "epochs",
+        "batch",
+        "rate_multiplier",
+        "seed",
+    }
+    theirs = HostedConfig(base="small", base_url="http://x", dialect="together", learning_rate=1e-4).recipe
+    assert (theirs["dialect"], theirs["learning_rate"]) == ("together", 1e-4)
+    assert estimate(ROWS, HostedConfig(base="small", base_url="http://x", dialect="together")).epochs == 1

@@ -104,7 +104,7 @@ def tune_hosted(
     as_json: AsJson = False,
     quiet: Quietly = False,
 ) -> None:
-    """Fine-tune at a host with OpenAI's fine-tuning API: estimate; with --upload send the rows, start and wait."""
+    """Fine-tune at a host with OpenAI's or Together's API: estimate; with --upload send the rows, start and wait."""
     resolved = load(HostedConfig, given, config)
     from discretion.data.sets import load_set
     from discretion.tune import hosted

@@ -315,16 +315,20 @@ class GenerateConfig(BaseModel):
 
 
 class HostedConfig(BaseModel):
-    """One fine-tuning at a host that speaks OpenAI's fine-tuning API."""
+    """One fine-tuning at a host that speaks OpenAI's fine-tuning API, or Together's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: str = Field(description="Model to fine-tune, as the host names it.")
     base_url: str = Field("https://api.openai.com/v1", description="Root of the host's API.")
+    dialect: Literal["openai", "together"] = Field("openai", description="Whose fine-tuning API the host speaks.")
     epochs: int | None = Field(None, ge=1, description="Passes over the rows; the host chooses unless given.")
     batch: int | None = Field(None, ge=1, description="Rows in a step; the host chooses unless given.")
     rate_multiplier: float | None = Field(
         None, gt=0, description="Factor on the host's learning rate; the host chooses unless given."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="Dialect together, in place of the factor; the host chooses unless given."
     )
     seed: int = Field(0, ge=0, description="Seed, for hosts that take one.")
     suffix: str | None = Field(None, max_length=64, description="Part of the tuned model's name.")
@@ -342,11 +346,20 @@ class HostedConfig(BaseModel):
     def model_post_init(self, _context: Any) -> None:
         if self.max_cost is not None and self.price is None:
             raise ValueError("--max-cost needs a price; give --price, per million training tokens")
+        theirs = self.dialect == "together"
+        if theirs and "base_url" not in self.model_fields_set:
+            raise ValueError("--dialect together needs a --base-url, such as https://api.together.ai/v1")
+        if (self.rate_multiplier if theirs else self.learning_rate) is not None:
+            wrong, right = ("--rate-multiplier", "--learning-rate")[:: 1 if theirs else -1]
+            raise ValueError(f"{wrong}: the dialect {self.dialect} has none; give {right}")
 
     @property
     def recipe(self) -> dict[str, Any]:
         """Every option that can change the tuned model."""
-        return self.model_dump(mode="json", include={"base", "base_url", "epochs", "batch", "rate_multiplier", "seed"})
+        told = {"base", "base_url", "epochs", "batch", "rate_multiplier", "seed"}
+        return self.model_dump(
+            mode="json", include=told | ({"dialect", "learning_rate"} if self.dialect != "openai" else set())
+        )
 
 
 class StudyRunConfig(BaseModel):

@@ -1,4 +1,4 @@
-"""Fine-tunes a model at a host that speaks OpenAI's fine-tuning API: upload, start, wait, fetch the tuned model's name.
+"""Fine-tunes a model at a host (OpenAI's API or Together's): upload, start, wait, fetch the tuned model's name.
 
 Nothing leaves the machine before `tune_hosted` is called; `estimate` is free. A killed wait is taken up by the same
 call: file and job are found again, by the state on disk or at the host, and no second job is started or paid.
@@ -20,18 +20,16 @@ from discretion.errors import ConfigError, DataError, MissingExtra, ModelError, 
 from discretion.models.endpoint import client_options
 from discretion.schema import SCHEMA_VERSION, digest, from_json, to_json
 from discretion.store import make_private, write_private
+from discretion.tune.dialects import DIALECTS, LEFT_TO_HOST, Dialect, Job
 from discretion.tune.tokens import ChatRow, check_rows, rows_digest
 from discretion.tune_config import HostedTuning
 
 STATE = "hosted.json"
 CHARACTERS_PER_TOKEN = 4
-USUAL_EPOCHS = 3
+USUAL_EPOCHS = {"openai": 3, "together": 1}
 """For the estimate, where the host chooses."""
 TRIES = 5
 """Attempts per request, for what may pass: 408, 409, 429, 5xx, a broken connection."""
-ENDED = ("failed", "cancelled")
-MARK = "discretion"
-"""Key of our mark in a job's metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def estimate(rows: Sequence[Mapping[str, Any]], config: HostedConfig) -> Estimat
     """Asks nobody. Raises `DataError` for rows that are none, `ConfigError` above `max_cost`."""
     checked = check_rows(rows)
     characters = sum(len(turn.content) for _, turns in checked for turn in turns)
-    tokens, epochs = math.ceil(characters / CHARACTERS_PER_TOKEN), config.epochs or USUAL_EPOCHS
+    tokens, epochs = math.ceil(characters / CHARACTERS_PER_TOKEN), config.epochs or USUAL_EPOCHS[config.dialect]
     cost = None if config.price is None else tokens * epochs * config.price / 1e6
     if cost is not None and config.max_cost is not None and cost > config.max_cost:
         raise ConfigError(
@@ -86,27 +84,29 @@ def tune_hosted(
     if state.model is not None:
         return state
     make_private(out)
-    with _asking(config) as client:
-        if state.file is None:
-            state = _keep(out, replace(state, file=_uploaded(client, checked, state.data, config, tell)))
-        if state.job is None:
-            state = _keep(out, replace(state, job=_started(client, state, config, tell)))
+    with _asking(config) as host:
+        file, job = state.file, state.job
+        if file is None:
+            file = _uploaded(host, checked, state.data, config, tell)
+            state = _keep(out, replace(state, file=file))
+        if job is None:
+            job = _started(host, file, _mark(state), config, tell)
+            state = _keep(out, replace(state, job=job))
         while state.model is None:
-            job = client.fine_tuning.jobs.retrieve(state.job)
-            if job.status != state.status:
-                tell(f"job {state.job}: {job.status}")
-                state = _keep(out, replace(state, status=job.status))
-            if job.status in ENDED:
-                code = getattr(job.error, "code", None) or "no reason given"
+            found = host.look(job)
+            if found.status != state.status:
+                tell(f"job {job}: {found.status}")
+                state = _keep(out, replace(state, status=found.status))
+            if found.failed:
                 raise RunFailure(
-                    f"job {state.job}: {job.status} at the host ({code}); see there, and give another --out"
+                    f"job {job}: {found.status} at the host ({found.why}); see there, and give another --out"
                 )
-            if job.fine_tuned_model:
-                state = replace(state, model=job.fine_tuned_model, trained_tokens=job.trained_tokens)
+            if found.model:
+                state = replace(state, model=found.model, trained_tokens=found.tokens)
             else:
                 sleep(config.poll)
         if not config.keep_file:
-            client.files.delete(state.file)
+            host.delete(file)
             tell("the uploaded rows are deleted at the host")
             state = replace(state, file=None)
     return _keep(out, state)
@@ -116,75 +116,61 @@ def tune_hosted(
 
 
 def _uploaded(
-    client: Any, rows: Sequence[ChatRow], data: str, config: HostedConfig, tell: Callable[[str], None]
+    host: Dialect, rows: Sequence[ChatRow], data: str, config: HostedConfig, tell: Callable[[str], None]
 ) -> str:
     """The host's id of the file; one of the same name, which holds the rows' digest, is not uploaded again."""
     name = f"discretion-{data[:24]}.jsonl"
-    for known in client.files.list(purpose="fine-tune"):
-        if known.filename == name:
-            tell(f"the rows are at the host already: {known.id}")
-            return str(known.id)
+    for file, known in host.files():
+        if known == name:
+            tell(f"the rows are at the host already: {file}")
+            return file
     lines = [
         json.dumps({"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}, ensure_ascii=False)
         for _, turns in rows
     ]
     tell(f"uploading {len(rows)} rows to {config.base_url}")
-    made = client.files.create(file=(name, "\n".join(lines).encode()), purpose="fine-tune")
-    return str(made.id)
+    return host.upload(name, "\n".join(lines).encode())
 
 
-def _started(client: Any, state: HostedTuning, config: HostedConfig, tell: Callable[[str], None]) -> str:
+def _started(host: Dialect, file: str, mark: str, config: HostedConfig, tell: Callable[[str], None]) -> str:
     """The host's id of the job; one of this tuning that has not failed is taken up, not started again.
 
     Raises `UsageError` where a job on the same file and model does not say whose it is.
     """
-    wanted = {
-        "n_epochs": config.epochs,
-        "batch_size": config.batch,
-        "learning_rate_multiplier": config.rate_multiplier,
-    }
-    mark = {MARK: _mark(state)}
+    asked = host.asked(config)
     unsure = None
-    for known in client.fine_tuning.jobs.list():
-        if known.training_file != state.file or known.model != config.base or known.status in ENDED:
+    for known in host.jobs():
+        if known.file != file or known.base != config.base or known.failed:
             continue
-        same = _is_this(known, mark[MARK], wanted | {"seed": config.seed})
+        same = _is_this(known, mark, asked)
         if same:
             tell(f"job {known.id} is there already")
-            return str(known.id)
+            return known.id
         unsure = known.id if same is None else unsure
     if unsure is not None:
         raise UsageError(
             f"{config.base_url}: job {unsure} is on the same rows and model, and does not say with which options; "
-            f"delete the file {state.file} there to start anew, or give every option that the job was given"
+            f"delete the file {file} there to start anew, or give every option that the job was given"
         )
-    given = {name: value for name, value in wanted.items() if value is not None}
-    job = client.fine_tuning.jobs.create(
-        model=config.base,
-        training_file=state.file,
-        seed=config.seed,
-        metadata=mark,
-        method={"type": "supervised", "supervised": {"hyperparameters": given}},
-        **({} if config.suffix is None else {"suffix": config.suffix}),
-    )
-    tell(f"started job {job.id}")
-    return str(job.id)
+    job = host.start(file, config, mark)
+    tell(f"started job {job}")
+    return job
 
 
-def _is_this(job: Any, mark: str, wanted: Mapping[str, Any]) -> bool | None:
+def _is_this(job: Job, mark: str, asked: Mapping[str, Any]) -> bool | None:
     """Was a job started with these options? By our mark, else by what the job tells of them; None where that is too
     little: an option we left to the host may stand there as the host's own choice.
     """
-    if job.metadata and MARK in job.metadata:
-        return bool(job.metadata[MARK] == mark)
-    supervised = getattr(job.method, "supervised", None)
-    told = getattr(supervised, "hyperparameters", None) or job.hyperparameters
-    found = {name: getattr(told, name, None) for name in wanted} | {"seed": job.seed}
-    if any(value is not None and found[name] not in (value, None, "auto") for name, value in wanted.items()):
+    if job.mark is not None:
+        return job.mark == mark
+    open_to = (None, *LEFT_TO_HOST)
+    if any(value is not None and job.options[name] not in (value, *open_to) for name, value in asked.items()):
         return False
-    if all(found[name] == ("auto" if value is None else value) for name, value in wanted.items()):
-        return True
-    return None
+    given = all(
+        job.options[name] == value if value is not None else job.options[name] in LEFT_TO_HOST
+        for name, value in asked.items()
+    )
+    return given or None
 
 
 def _mark(state: HostedTuning) -> str:
@@ -219,8 +205,8 @@ def _keep(out: Path, state: HostedTuning) -> HostedTuning:
 
 
 @contextmanager
-def _asking(config: HostedConfig) -> Iterator[Any]:
-    """A client; what it raises becomes one line, without text of the server."""
+def _asking(config: HostedConfig) -> Iterator[Dialect]:
+    """The host; what its client raises becomes one line, without text of the server."""
     try:
         import openai
     except ModuleNotFoundError:
@@ -228,7 +214,7 @@ def _asking(config: HostedConfig) -> Iterator[Any]:
     again = "the same command goes on where it stopped"
     try:
         with openai.OpenAI(**client_options(config.base_url), max_retries=TRIES - 1, timeout=config.timeout) as client:
-            yield client
+            yield DIALECTS[config.dialect](client)
     except openai.APIStatusError as error:
         if error.status_code in (401, 403):
             raise ModelError(
@@ -237,7 +223,7 @@ def _asking(config: HostedConfig) -> Iterator[Any]:
         if error.status_code < 500 and error.status_code not in (408, 409, 429):
             raise ModelError(
                 f"{config.base_url}: refused the request ({error.status_code}, {error.code or 'no code'}); check model "
-                "name, options and whether this host has OpenAI's fine-tuning API"
+                "name, options and whether this host has this fine-tuning API (--dialect)"
             ) from None
         raise RunFailure(f"{config.base_url}: answered {error.status_code}, {TRIES} times; {again}") from None
     except openai.APIConnectionError:
