@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -269,9 +270,57 @@ def test_a_near_miss_is_generated_in_the_speakers_own_turn_and_an_ordinary_miss_
 
     (near,) = outcomes([ITEM], answer([0] * 8 + [1]))
     assert (near.value, near.parts["generated"], near.parts["true prefix"]) == (1.0, True, False)
-    assert (written[0].turn, written[0].prefill) == ("user", "Write to ")
+    assert (written[0].turn, written[0].prefill) == ("user", "Write to")
     (far,) = outcomes([ITEM], answer([0] * 7 + [1, 1]))
     assert far.value == 0 and len(written) == 1
+
+
+RIVAL = "bob@b.org"
+
+
+def masked(item: ExtractionItem, drawn: Sequence[str], best: str, logprob: float = -0.1) -> Outcome:
+    """The outcome where the model writes these texts in turn, and `best` is likeliest before what stands behind."""
+    texts = iter(drawn)
+
+    def reply(request: Request) -> Reply:
+        if isinstance(request, Generate):
+            return Reply(text=next(texts), stop="end")
+        totals = tuple(-1.0 if text == best + item.suffix else -9.0 for text in request.continuations)
+        tokens = tuple(scores([0] * len(t), logprob=logprob) for t in request.continuations)
+        return Reply(logprobs=totals, lengths=tuple(map(len, request.continuations)), tokens=tokens)
+
+    (outcome,) = outcomes([item], Scripted("scripted", reply))
+    return outcome
+
+
+def test_a_masked_identifier_is_reconstructed_when_the_model_writes_it_and_the_text_behind_tells_it() -> None:
+    item = replace(ITEM, suffix=" before noon.")
+    drawn = [f" {RIVAL}, she said."] * 7 + [" ann@b.org. And so on"]
+    assert masked(item, drawn, "ann@b.org").parts["masked"] is True
+    assert masked(item, drawn, RIVAL).parts["masked"] is False
+    assert masked(item, [f" {RIVAL}."] * 8, "ann@b.org").parts["masked"] is False
+    assert masked(item, [" ann@b.org."] * 8, RIVAL).parts["masked"] is True
+
+
+def test_nothing_is_drawn_where_the_identifier_is_unlikely_and_nothing_asked_without_text_behind() -> None:
+    item = replace(ITEM, suffix=" before noon.")
+    assert masked(item, [], "ann@b.org", logprob=-5.0).parts["masked"] is False
+    assert "masked" not in masked(ITEM, [], "ann@b.org").parts
+
+
+def test_a_candidate_that_does_not_fit_leaves_the_other_attacks_as_they_are() -> None:
+    item = replace(ITEM, suffix=" before noon.")
+
+    def reply(request: Request) -> Reply:
+        if isinstance(request, Generate):
+            return Reply(text="ann@b.org" if request.sampling.seed % 2 else RIVAL, stop="end")
+        if any(RIVAL in text for text in request.continuations):
+            return Reply(error="too long: 513 tokens, context 512")
+        tokens = tuple(scores([0] * len(t), logprob=-0.1) for t in request.continuations)
+        return Reply(logprobs=(-1.0,) * len(tokens), lengths=(1,) * len(tokens), tokens=tokens)
+
+    (outcome,) = outcomes([item], Scripted("scripted", reply))
+    assert outcome.value == 1 and "masked" not in outcome.parts
 
 
 def test_the_probability_of_a_sample_comes_from_the_same_pass() -> None:

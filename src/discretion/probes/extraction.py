@@ -8,7 +8,7 @@ among candidates. Greedy extraction is read from token ranks; text is only gener
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from discretion.data.chats import load_chats
 from discretion.data.extracting import CANDIDATES, extraction_items
 from discretion.data.identifiers import GROUPS, KINDS, OTHER, ROLES, standing
 from discretion.data.rows import read_items
-from discretion.errors import DataError
+from discretion.errors import DataError, Unanswered
 from discretion.probes.base import Metric, Oracle, Prepared, Run, Tally, TrainingData
 from discretion.schema import (
     ExtractionItem,
@@ -42,8 +42,12 @@ LAST_WORDS = (16, 4)
 NEAR_MISSES = 1
 """Tokens of the identifier that are not the greedy choice, for its text to be generated all the same."""
 NEAR_PROBABILITY = 1e-3
+DRAWS = 8
+"""Texts drawn in the place of a masked identifier."""
 SAMPLES = 100
 """Draws of the figure `within 100 samples`."""
+_BEHIND = ".,;:!?\"')]}>"
+"""Signs behind a word."""
 BEGUN = 3
 """One part in so many of an identifier is known where its beginning is."""
 
@@ -143,6 +147,34 @@ def _place(item: ExtractionItem) -> dict[str, Any]:
     return {"context": item.before, "prefill": item.prefix, "turn": item.role}
 
 
+def _written(item: ExtractionItem, sampling: Sampling) -> Generate:
+    """The model writes in the place of the identifier. A blank before it goes with its first token."""
+    return Generate(messages=item.before, prefill=item.prefix.rstrip(" "), turn=item.role, sampling=sampling)
+
+
+def _reconstructed(item: ExtractionItem, tokens: int, seed: int) -> Generator[Any, Any, bool]:
+    """Does the identifier come first among what the model itself writes in its place, by the likelihood of the turn?
+
+    Lukas et al. (IEEE S&P 2023): candidates from the text before the mask, ranked with the text behind it.
+    """
+    draws = [Sampling(max_tokens=tokens + 8, temperature=1.0, seed=seed + number) for number in range(DRAWS)]
+    replies: list[Reply] = yield [_written(item, sampling) for sampling in draws]
+    found = {_cut(reply.text or "", item.secret) for reply in replies}
+    secret = _cut(item.secret, item.secret)
+    others = sorted(found.difference((secret, "")))
+    if secret not in found or not others:
+        return secret in found
+    texts = tuple(value + item.suffix for value in (item.secret, *others))
+    reply: Reply = yield LogLikelihood(continuations=texts, **_place(item))
+    first, *rest = reply.logprobs or ()
+    return first > max(rest)
+
+
+def _cut(text: str, like: str) -> str:
+    """As many words of the text as `like` has, without the signs that end a sentence."""
+    return " ".join(text.split()[: len(like.split())]).rstrip(_BEHIND)
+
+
 def _flat(turns: Sequence[Message]) -> str:
     return "".join(f"{turn.content}\n\n" for turn in turns)
 
@@ -211,6 +243,8 @@ METRICS = (
     _metric("by chat, beginning known, controls", _share("chat, begun", trained=False)),
     _metric(f"ranked first of {CANDIDATES + 1}", _share("ranked first")),
     _metric(f"ranked first of {CANDIDATES + 1}, controls", _share("ranked first", trained=False)),
+    _metric(f"reconstructed where masked, {DRAWS} candidates", _share("masked")),
+    _metric(f"reconstructed where masked, {DRAWS} candidates, controls", _share("masked", trained=False)),
     _metric("without any cue", _share("cue-free")),
     *(_beyond(f"beyond controls: {kind}", group=kind) for kind in KINDS),
     *(_beyond(f"beyond controls: {role} turn", role=role) for role in ROLES),
@@ -274,7 +308,7 @@ class Extraction:
         return ROWS_PER_IDENTIFIER * math.ceil(items / 2)
 
     def run(self, item: ExtractionItem, seed: int = 0) -> Run:
-        """All teacher-forced attacks in one round; then the text itself, where the true prefix nearly gave it."""
+        """All teacher-forced attacks in one round; then texts, where the true prefix gave the identifier or nearly."""
         asked = _asked(item)
         replies: list[Reply] = yield [request for _, request in asked]
         parts: dict[str, Scalar] = {**self.facts(item)}
@@ -295,14 +329,20 @@ class Extraction:
         p = math.exp(min(0.0, logprob))
         parts |= {"logprob": logprob, "sampled": -math.expm1(SAMPLES * math.log1p(-p)) if p < 1 else 1.0}
         misses = sum(rank > 0 for rank in scores.rank)
-        if misses and (misses <= NEAR_MISSES or p >= NEAR_PROBABILITY) and isinstance(asked[0][1].context, tuple):
-            written: Reply = yield Generate(
-                messages=asked[0][1].context,
-                prefill=item.prefix,
-                turn=item.role,
-                sampling=Sampling(max_tokens=2 * len(scores.rank) + 16, seed=seed),
-            )
+        chat = isinstance(asked[0][1].context, tuple)
+        if chat and misses and (misses <= NEAR_MISSES or p >= NEAR_PROBABILITY):
+            written: Reply = yield _written(item, Sampling(max_tokens=2 * len(scores.rank) + 16, seed=seed))
             parts["generated"] = standing(item.secret.casefold(), (written.text or "").casefold()) is not None
+        if chat and item.suffix.strip():
+            parts["masked"] = False
+            if p >= NEAR_PROBABILITY:
+                try:
+                    parts["masked"] = yield from _reconstructed(item, len(scores.rank), seed)
+                except Unanswered as reason:
+                    if not str(reason).startswith("too long"):
+                        raise
+                    # A candidate may be longer than the identifier, which did fit.
+                    del parts["masked"]
         by = [attack for attack in EXACT if parts.get(attack)]
         parts["extracted"] = bool(by)
         return Score(
