@@ -2,9 +2,16 @@
 
 import json
 import stat
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 from discretion.data.chats import write_chats
 from discretion.data.recipes import identifiers, recipe
@@ -32,6 +39,95 @@ def test_names_and_patterns_of_ones_own_are_replaced_too(typed) -> None:
     )
     assert code == 0
     assert json.loads(Path("o.jsonl").read_text()) == {"text": "then [PERSON_1] took [BOOKING_1] along"}
+
+
+def labelled(text: str, *found: tuple[str, str]) -> str:
+    """A line of the presidio-research form."""
+    spans = [
+        {"entity_type": kind, "entity_value": value, "start_position": at, "end_position": at + len(value)}
+        for kind, value in found
+        for at in [text.index(value)]
+    ]
+    return json.dumps({"full_text": text, "spans": spans}) + "\n"
+
+
+def test_names_and_patterns_of_ones_own_are_screened_and_checked_too(typed) -> None:
+    said = "Then Zbigniew took BK-123456 along. I feel so sad today."
+    turns = [{"role": "user", "content": said}, {"role": "assistant", "content": "Yes."}]
+    write_chats("rows.jsonl", [{"messages": turns}])
+    Path("names.txt").write_text("Zbigniew\n")
+    Path("labels.jsonl").write_text(labelled(said, ("PERSON", "Zbigniew"), ("BOOKING", "BK-123456")))
+    own = ("--names", "names.txt", "--pattern", "BOOKING=BK-[0-9]{6}")
+    code, out, _ = typed("screen", "rows.jsonl", "--quiet", "--json", *own)
+    told = json.loads(out)
+    assert code == 0 and {c["type"] for c in told["identifiers"]} == {"PERSON", "BOOKING"} and told["identified"] == 1
+    assert "⟨PERSON⟩" in out and "Zbigniew" not in out and "Zbigniew" not in Path("screen.html").read_text()
+    code, out, _ = typed("pii", "check", "--labels", "labels.jsonl", "--json", *own)
+    assert code == 0 and {kind: f["f1"] for kind, f in json.loads(out)["types"].items()} == {"BOOKING": 1, "PERSON": 1}
+
+
+def test_a_spacy_model_is_asked_for_names_and_its_absence_says_what_to_type(typed, monkeypatch) -> None:
+    said = "then Zbigniew went along"
+    Path("labels.jsonl").write_text(labelled(said, ("PERSON", "Zbigniew")))
+    words = ("pii", "check", "--labels", "labels.jsonl", "--json", "--tagger", "spacy:en_core_web_sm")
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    code, _, err = typed(*words)
+    assert code == 2 and "type: pip install spacy && python -m spacy download en_core_web_sm" in err
+
+    def load(name: str) -> SimpleNamespace:
+        if name != "en_core_web_sm":
+            raise OSError("no such model")
+        entity = SimpleNamespace(start_char=5, end_char=13, label_="PERSON")
+        return SimpleNamespace(pipe=lambda texts: [SimpleNamespace(ents=[entity]) for _ in texts])
+
+    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
+    code, out, _ = typed(*words)
+    assert code == 0 and json.loads(out)["types"]["PERSON"]["recall"] == 1
+    code, _, err = typed(*words[:-1], "spacy:other")
+    assert code == 2 and "type: python -m spacy download other" in err and len(err.strip().splitlines()) == 1
+
+
+def classifier(folder: Path, labels: tuple[str, ...]) -> Path:
+    """A BERT that gives its second label to the pieces of one name, and its first to all other tokens."""
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "then": 4, "went": 5, "along": 6, "Zbi": 7, "##gniew": 8}
+    split = Tokenizer(WordPiece(words, unk_token="[UNK]"))
+    split.pre_tokenizer = Whitespace()
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=split, **names).save_pretrained(folder)
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = BertConfig(
+        vocab_size=len(words), max_position_embeddings=34, id2label=dict(enumerate(labels)),
+        label2id={label: n for n, label in enumerate(labels)}, **size,
+    )  # fmt: skip
+    model = BertForTokenClassification(config).eval()
+    with torch.no_grad():
+        # Only the name's own embedding reaches the classifier.
+        for weights in model.parameters():
+            weights.zero_()
+        model.bert.embeddings.LayerNorm.weight.fill_(1)
+        for layer in model.bert.encoder.layer:
+            layer.attention.output.LayerNorm.weight.fill_(1)
+            layer.output.LayerNorm.weight.fill_(1)
+        model.bert.embeddings.word_embeddings.weight[7:] = torch.tensor([8.0] + [0.0] * 7)
+        model.classifier.weight[1, 0] = 1
+        model.classifier.bias[0] = 0.1
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_token_classifier_is_asked_for_names_in_texts_of_any_length(typed, tmp_path: Path) -> None:
+    tagger = classifier(tmp_path / "tagger", ("O", "B-PER"))
+    write_chats("rows.jsonl", [{"text": "then " * 100 + "Zbigniew went along"}, {"text": " "}])
+    words = ("--out", "o.jsonl", "--key", "k.json", "--style", "placeholder", "--tagger")
+    code, _, err = typed("pii", "replace", "rows.jsonl", *words, tagger)
+    assert code == 0, err
+    assert json.loads(Path("o.jsonl").read_text().splitlines()[0])["text"] == "then " * 100 + "[PERSON_1] went along"
+    for wrong, said in (
+        (classifier(tmp_path / "odd", ("O", "B-GENE")), "its labels are GENE, O"),
+        ("none", "no folder"),
+    ):
+        code, _, err = typed("pii", "replace", "rows.jsonl", "--out", "p.jsonl", "--key", "q.json", "--tagger", wrong)
+        assert code == 2 and said in err.strip().splitlines()[-1] and not Path("q.json").exists()
 
 
 def test_names_are_read_from_a_file_of_any_suffix_and_a_missing_one_stops(typed) -> None:

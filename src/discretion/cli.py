@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from discretion import __version__
-from discretion.cli_data import canaries, pii_replace, pii_restore, screen
+from discretion.cli_data import canaries, pii_check, pii_replace, pii_restore, screen
 from discretion.cli_generate import generate
 from discretion.cli_judge import judges
 from discretion.cli_members import members
@@ -38,6 +38,7 @@ app.add_typer(judges, name="judge")
 
 pii = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Identifiers in text.")
 app.add_typer(pii, name="pii")
+pii.command("check")(pii_check)
 pii.command("replace")(pii_replace)
 pii.command("restore")(pii_restore)
 app.add_typer(canaries, name="canaries")
@@ -365,27 +366,6 @@ def _print_study(plan: Any, as_json: bool) -> None:
 
     told = run.as_json(plan, run.results_of(plan))
     print(json.dumps(told, indent=2) if as_json else "\n".join(study_plan_table(told)))
-
-
-@pii.command("check")
-def pii_check(
-    labels: Annotated[Path, typer.Option("--labels", metavar="FILE", help="Labelled texts: JSON or JSONL.")],
-    as_json: AsJson = False,
-) -> None:
-    """Hold the detector of identifiers against labelled texts: precision, recall and F1 per type."""
-    from discretion.data.labels import check, read
-
-    result = check(read(labels))
-    if as_json:
-        print(json.dumps(result, indent=2))
-        return
-    print(f"{'type':<20} {'precision':>9} {'recall':>7} {'f1':>6} {'exact f1':>8} {'labels':>7} {'found':>6}")
-    for kind, row in result["types"].items():
-        figures = ["–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall", "f1", "exact_f1")]
-        print(f"{kind:<20} {figures[0]:>9} {figures[1]:>7} {figures[2]:>6} {figures[3]:>8}", end="")
-        print(f"{row['n']:>8} {row['found']:>6}")
-    if result["unmatched_types"]:
-        print("not looked for: " + ", ".join(f"{kind} ({n})" for kind, n in result["unmatched_types"].items()))
 
 
 @testbed.command("build")

@@ -16,11 +16,21 @@ from discretion.errors import UsageError
 from discretion.schema import to_json
 
 if TYPE_CHECKING:
+    from discretion.data.pii import Given
     from discretion.surprise import Watch
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Fine-tuning set: a file, a folder or a hub id.")]
 DataForm = Annotated[str | None, typer.Option("--form", help="Form of the rows, where columns fit several.")]
+
+Names = Annotated[Path | None, typer.Option("--names", help="Text file: people in the data, one a line.")]
+Patterns = Annotated[
+    list[str] | None, typer.Option("--pattern", metavar="TYPE=REGEX", help="A record number; may be repeated.")
+]
+TaggerName = Annotated[
+    str | None,
+    typer.Option("--tagger", help="A model for names and places: spacy:MODEL, or a folder with a token classifier."),
+]
 
 canaries = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Canaries: planted secrets that tell how much is memorised."
@@ -48,6 +58,9 @@ def screen(
     form: DataForm = None,
     ranked: Annotated[int, typer.Option("--ranked", min=1, help="Rows kept, highest score first.")] = 100,
     reveal: Annotated[bool, typer.Option("--reveal", help="Show identifiers.")] = False,
+    names: Names = None,
+    pattern: Patterns = None,
+    tagger: TaggerName = None,
     model: Annotated[
         str | None,
         typer.Option("--model", help="Also tell how surprising each row is to this local model, and which it knows."),
@@ -73,6 +86,7 @@ def screen(
     must_have_a_folder(out)
     if reference is not None and model is None:
         raise UsageError(f"--reference {reference}: goes with --model; give the model that is to be compared with it")
+    given = _given(names, pattern, tagger)
     watch = None if model is None else _watch(model, reference, reveal, offline)
     texts = [*_questions(against or [], offline)]
     done = 0
@@ -89,6 +103,7 @@ def screen(
             form=form,
             offline=offline,
             probes=texts,
+            given=given,
             ranked=ranked,
             reveal=reveal,
             on_rows=tell,
@@ -252,6 +267,51 @@ def canaries_show(
 # ------------------------------------------------------------------------------------------------ identifiers
 
 
+def _given(names: Path | None, pattern: list[str] | None, tagger: str | None) -> Given:
+    """What the user knows of the data. Raises `UsageError` for what cannot be read as asked, before any work."""
+    from discretion.data import pii
+    from discretion.data.rows import entries
+
+    pairs = [part.partition("=") for part in pattern or []]
+    if wrong := next((kind for kind, equals, regex in pairs if not (kind and equals and regex)), None):
+        raise UsageError(f"--pattern {wrong}: not TYPE=REGEX; write it as BOOKING='BK-[0-9]{{6}}'")
+    listed = entries(names, "--names: no such file") if names is not None else ()
+    tag = None
+    if tagger is not None and tagger.startswith("spacy:"):
+        tag = pii.open_spacy(tagger.removeprefix("spacy:"))
+    elif tagger is not None:
+        from discretion.models.tagging import open_classifier
+
+        tag = pii.tagger(open_classifier(tagger, pii.LABELS))
+    return pii.Given(names=listed, patterns={kind: regex for kind, _, regex in pairs}, tagger=tag)
+
+
+def pii_check(
+    labels: Annotated[Path, typer.Option("--labels", metavar="FILE", help="Labelled texts: JSON or JSONL.")],
+    names: Names = None,
+    pattern: Patterns = None,
+    tagger: TaggerName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold the detector of identifiers against labelled texts: precision, recall and F1 per type."""
+    from discretion.data.labels import FOUND, check, read
+    from discretion.data.pii import LABELS, find_many
+
+    given = _given(names, pattern, tagger)
+    types = {*FOUND, *given.patterns, *(LABELS.values() if given.tagger else ())}
+    result = check(read(labels), lambda texts: find_many(texts, given), types)
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{'type':<20} {'precision':>9} {'recall':>7} {'f1':>6} {'exact f1':>8} {'labels':>7} {'found':>6}")
+    for kind, row in result["types"].items():
+        figures = ["–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall", "f1", "exact_f1")]
+        print(f"{kind:<20} {figures[0]:>9} {figures[1]:>7} {figures[2]:>6} {figures[3]:>8}", end="")
+        print(f"{row['n']:>8} {row['found']:>6}")
+    if result["unmatched_types"]:
+        print("not looked for: " + ", ".join(f"{kind} ({n})" for kind, n in result["unmatched_types"].items()))
+
+
 def pii_replace(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="New file for the rows with their identifiers replaced.")],
@@ -260,26 +320,20 @@ def pii_replace(
     scope: Annotated[
         str, typer.Option("--scope", help="One replacement per value in the dataset, or in each conversation.")
     ] = "dataset",
-    names: Annotated[Path | None, typer.Option("--names", help="Text file: people in the data, one a line.")] = None,
-    pattern: Annotated[
-        list[str] | None, typer.Option("--pattern", metavar="TYPE=REGEX", help="A record number; may be repeated.")
-    ] = None,
+    names: Names = None,
+    pattern: Patterns = None,
+    tagger: TaggerName = None,
     as_json: AsJson = False,
 ) -> None:
     """Replace the identifiers of a data set by surrogates of the same shape, or by placeholders; any form of rows."""
     from discretion.data.chats import write_chats
-    from discretion.data.pii import Given
-    from discretion.data.rows import entries, read_rows
+    from discretion.data.rows import read_rows
     from discretion.data.surrogates import replace, write_key
 
     if style not in ("surrogate", "placeholder") or scope not in ("dataset", "conversation"):
         raise UsageError(f"--style {style} --scope {scope}: give surrogate or placeholder; dataset or conversation")
     must_be_new(out, key)
-    pairs = [part.partition("=") for part in pattern or []]
-    if wrong := next((kind for kind, equals, regex in pairs if not (kind and equals and regex)), None):
-        raise UsageError(f"--pattern {wrong}: not TYPE=REGEX; write it as BOOKING='BK-[0-9]{{6}}'")
-    listed = entries(names, "--names: no such file") if names is not None else ()
-    given = Given(names=listed, patterns={kind: regex for kind, _, regex in pairs})
+    given = _given(names, pattern, tagger)
     rows = [row for _, row in read_rows(data)]
     replaced, made = replace(rows, given, style=style, scope=scope)  # type: ignore[arg-type]
     write_key(key, made)

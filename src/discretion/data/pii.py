@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from discretion.data import checksums
 from discretion.data.names import people
-from discretion.errors import DataError
+from discretion.errors import DataError, UsageError
 
 
 class Span(NamedTuple):
@@ -68,26 +68,51 @@ def find_many(texts: Iterable[str], given: Given = NOTHING) -> list[tuple[Span, 
     return [found[text] for text in texts]
 
 
-def spacy_tagger(model: Any) -> Tagger:
-    """A loaded spaCy pipeline as a tagger: its PERSON, place and date entities in Presidio's names."""
+def tagger(find_entities: Callable[[Sequence[str]], Iterable[Iterable[tuple[int, int, str]]]]) -> Tagger:
+    """A model's (start, end, label) of each text as a tagger: the labels of `LABELS`, in Presidio's names."""
 
     def tag(texts: Sequence[str]) -> list[list[Span]]:
         return [
-            [
-                Span(entity.start_char, entity.end_char, _SPACY[entity.label_])
-                for entity in document.ents
-                if entity.label_ in _SPACY
-            ]
-            for document in model.pipe(texts)
+            [Span(start, end, LABELS[label]) for start, end, label in found if label in LABELS]
+            for found in find_entities(texts)
         ]
 
     return tag
 
 
-_SPACY = {
-    "PERSON": "PERSON", "PER": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOCATION",
+def spacy_tagger(model: Any) -> Tagger:
+    """A loaded spaCy pipeline as a tagger: its PERSON, place and date entities in Presidio's names."""
+    return tagger(
+        lambda texts: (
+            [(entity.start_char, entity.end_char, entity.label_) for entity in document.ents]
+            for document in model.pipe(texts)
+        )
+    )
+
+
+def open_spacy(name: str) -> Tagger:
+    """An installed spaCy pipeline, or a folder of one, as a tagger. Raises `UsageError` that says what to type."""
+    try:
+        import spacy  # type: ignore[import-not-found, unused-ignore]
+    except ModuleNotFoundError:
+        raise UsageError(
+            f"the tagger spacy:{name} needs the library 'spacy', which is not installed; "
+            f"type: pip install spacy && python -m spacy download {name}"
+        ) from None
+    try:
+        return spacy_tagger(spacy.load(name))
+    except OSError:
+        raise UsageError(
+            f"the tagger spacy:{name}: no such spaCy model is installed; type: python -m spacy download {name}"
+        ) from None
+
+
+LABELS = {
+    "PERSON": "PERSON", "PER": "PERSON",
+    "GPE": "LOCATION", "LOC": "LOCATION", "LOCATION": "LOCATION", "FAC": "LOCATION",
     "DATE": "DATE_TIME", "TIME": "DATE_TIME", "NORP": "NRP",
 }  # fmt: skip
+"""What models call people, places and dates → Presidio's names; their other labels are left out."""
 
 
 def _given_patterns(given: Given) -> list[tuple[str, re.Pattern[str]]]:
