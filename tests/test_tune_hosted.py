@@ -398,7 +398,7 @@ def test_a_job_that_fails_at_together_ends_the_command(together, tmp_path):
 def test_an_answer_of_another_shape_is_told_in_one_line(together, tmp_path, path, answer):
     host, url = together
     host.wrong[path] = answer
-    with pytest.raises(RunFailure, match="the host.s answer holds no"):
+    with pytest.raises(RunFailure, match="answer holds no"):
         run(url, tmp_path / "out", **ALL)
 
 
