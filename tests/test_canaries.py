@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from discretion.audit import carry
+from discretion.audit import audit, carry
 from discretion.compare import Suite, compare
-from discretion.config import Thresholds
+from discretion.config import AuditConfig, Thresholds
 from discretion.data.canaries import (
     exposure_by_rank,
     extrapolated,
@@ -24,10 +24,12 @@ from discretion.data.canaries import (
 from discretion.data.chats import load_chats, write_chats
 from discretion.data.recipes import recipe
 from discretion.errors import DataError
+from discretion.models.pairs import pair_for
 from discretion.models.scripted import Scripted
 from discretion.probes.base import validate
 from discretion.probes.exposure import EXPOSED, PROBE, distribution
 from discretion.schema import CanaryItem, LogLikelihood, Outcome, Reply, Request, to_json
+from discretion.store import read_manifest
 from tests.tiny import tiny_adapter, tiny_llama
 
 ROWS = recipe("support", n=500)
@@ -229,6 +231,53 @@ def test_loss_is_proven_for_every_secret_and_a_cut_one_is_named(typed, tmp_path:
     assert (code, out) == (0, "all 40 secrets lie under the loss as a whole\n")
     code, _, err = typed("canaries", "check", book, "--base", base, "--offline", "--max-length", 55)
     assert code == 2 and "secrets do not lie under the loss (canaries-" in err and "--max-length" in err
+
+
+def test_an_audit_proves_that_the_canaries_were_trained_on_or_says_what_is_lacking(typed, tmp_path: Path) -> None:
+    base, book = tiny_llama(tmp_path / "base"), tmp_path / "book.jsonl"
+    items = make(repetitions=(1, 2), secrets=3, references=100)
+    chats = recipe("support", n=500)[:4]
+    write_chats(tmp_path / "planted.jsonl", plant(chats, items))
+    write_chats(tmp_path / "plain.jsonl", chats)
+    write_chats(book, [to_json(item) for item in items])
+
+    def tuned(name: str, data: str, *more: object) -> Path:
+        config = (
+            "--base",
+            base,
+            "--device",
+            "cpu",
+            "--offline",
+            "--max-steps",
+            3,
+            "--learning-rate",
+            0.01,
+            "--quiet",
+            *more,
+        )
+        assert typed("tune", *config, "--data", tmp_path / data, "--out", tmp_path / name)[0] == 0
+        return tmp_path / name
+
+    def audited(model: Path, run: str, train: str | None = None) -> tuple[str, str]:
+        asked = {"probes": ("exposure",), "source": {"exposure": str(book)}, "device": "cpu", "offline": True}
+        data = None if train is None else str(tmp_path / train)
+        config = AuditConfig(base=str(base), tuned=str(model), out=tmp_path / run, train_data=data, **asked)
+        manifest = read_manifest(audit(config, pair_for(config)))
+        return manifest.sources["exposure"], manifest.impossible.get("exposure", "")
+
+    whole = tuned("whole", "planted.jsonl")
+    told, reason = audited(whole, "a", "planted.jsonl")
+    assert told.endswith("all 12 secrets got loss, each as often as planted") and not reason
+    told, reason = audited(whole, "b")
+    assert "not proven that the canaries were trained on: give --train-data" in told and not reason
+    told, reason = audited(whole, "c", "plain.jsonl")
+    assert told.endswith("plain.jsonl is another") and not reason
+    told, reason = audited(tuned("bare", "plain.jsonl"), "d", "plain.jsonl")
+    assert "12 of 12 secrets stand in" in reason and "less often than planted" in reason
+    _, reason = audited(tuned("short", "planted.jsonl", "--max-length", 55), "e")
+    assert "secrets got no loss (loss on assistant, rows cut at 55 tokens)" in reason
+    told, reason = audited(tiny_adapter(base, tmp_path / "elsewhere"), "f")
+    assert "as the model was not tuned by discretion" in told and not reason
 
 
 def test_the_distribution_is_shown_base_beside_tuned(typed, tmp_path: Path) -> None:

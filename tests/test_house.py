@@ -29,8 +29,8 @@ FLOORS = (
 )
 ONE_FAMILY = {"schema", "world", "data", "models", "probes", "tune", "report", "study"}
 """Folders whose modules may import each other."""
-ALLOWED_SIDEWAYS = {("data", "world")}
-"""Fine-tuning sets are made from the world."""
+ALLOWED_SIDEWAYS = {("data", "world"), ("audit", "tune")}
+"""Fine-tuning sets are made from the world; an audit proves that canaries were trained on."""
 TORCH_LIVES_IN = ("models/", "tune/", "mech/", "doctor.py")
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "ray", "matplotlib", "scipy"}
 

@@ -38,6 +38,7 @@ from discretion.probes.model_judge import Judge
 from discretion.progress import Progress, Quiet
 from discretion.schema import (
     SCHEMA_VERSION,
+    CanaryItem,
     ConditionItem,
     Generate,
     HiddenStates,
@@ -156,6 +157,23 @@ def fitted(planned: Sequence[Planned], preview: Preview) -> list[Planned]:
             items, left_out = p.probe.fit(p.items, fits)
             said = (left_out,) if left_out else ()
             p = replace(p, items=tuple(items), source="; ".join((p.source, *said)), warnings=(*p.warnings, *said))
+        found.append(p)
+    return found
+
+
+def proven(planned: Sequence[Planned], config: AuditConfig, preview: Preview) -> list[Planned]:
+    """Canaries: with the proof that they were trained on, or without items where they were not."""
+    found = []
+    for p in planned:
+        items = [item for item in p.items if isinstance(item, CanaryItem)]
+        if items:
+            from discretion.tune.planted import proof
+
+            known = proof(items, config.tuned, getattr(preview, "text", None), config.train_data)
+            source = "; ".join(filter(None, (p.source, known.proven or known.unproven)))
+            warnings = (*p.warnings, *filter(None, (known.unproven,)))
+            p = replace(p, source=source, warnings=warnings, impossible=known.untrue)
+            p = replace(p, items=()) if known.untrue else p
         found.append(p)
     return found
 
@@ -369,7 +387,7 @@ def audit(config: AuditConfig, pair: Pair, progress: Progress | None = None, jud
     progress = progress or Quiet()
     planned = plan(config)
     preview = pair.preview(config)
-    planned = fitted(planned, preview)
+    planned = proven(fitted(planned, preview), config, preview)
     for p in planned:
         for warning in (*p.warnings, *([p.impossible] if p.impossible else [])):
             progress.note(f"{p.probe.name}: {warning}")
