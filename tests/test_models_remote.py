@@ -262,6 +262,11 @@ def test_half_a_character_fails_its_own_request_alone():
 # ------------------------------------------------------------------------------------------------ choices
 
 
+def test_half_a_character_in_an_answer_is_read_as_the_mark_for_one_that_is_lost():
+    [reply], _ = replies_of(lambda body, _: completion("a \ud83d b \U0001f642", model=body["model"]), [ask("q")])
+    assert (reply.text, reply.error) == ("a \ufffd b \U0001f642", None)
+
+
 def scored(top, *words):
     [reply], _ = replies_of(lambda body, _: completion("A", model=body["model"], top=top), [options(*words)])
     return reply

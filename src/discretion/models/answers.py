@@ -45,6 +45,8 @@ def read_text(answer: Answer, sampling: Sampling) -> Reply:
         return Reply(error="the endpoint filtered the answer")
     if not isinstance(text, str):
         return Reply(error="the endpoint gave a choice without text")
+    # half of a pair, as a cut emoji leaves it, is no character: nothing could be written with it
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     stop: Literal["end", "stop", "action", "length"] = "length" if finish == "length" else "end"
     ends: list[tuple[int, Literal["stop", "action"]]] = [
         (at + len(mark), "stop") for mark in sampling.stop if (at := text.find(mark)) >= 0
