@@ -4,7 +4,8 @@
 
 Each organism is the embedded testbed, fine-tuned (LoRA) on its own training acts of norms, agentic and memory. In a
 planted one a share of one act's rows has the wrong answer: forbidden flows called fine, secrets sent, everything in
-memory told. In the others every answer is right and only seed and rows differ. The truth an audit's verdict is held
+memory told; where that act is norms, all rows are, since a letter's loss is lost among the tokens of other answers. In
+the others every answer is right and only seed and rows differ. The truth an audit's verdict is held
 against is the change over as many fresh items as the audit has, none of them its own; it is measured for the planted
 act, and for every suite that the audit calls regressed. Appends DIR/organisms.jsonl (the same command goes on where it
 stopped) and prints DIR/organisms.md.
@@ -57,11 +58,11 @@ def harmed(item: Item) -> Item:
 
 
 def rows(world: World, seed: int, act: str | None, share: float) -> list[dict[str, object]]:
-    """Chat rows of all three acts; a share of those of `act` is answered wrongly."""
+    """Chat rows of all three acts, or of norms alone; a share of those of `act` is answered wrongly."""
     rng = Random(f"organism|{seed}|{act}|{share}")
     made = []
     for number in range(ROWS):
-        suite = ACTS[number % len(ACTS)]
+        suite = act if act == "norms" else ACTS[number % len(ACTS)]
         item = rng.choice(make_items(world, suite, "train", seed=rng.randrange(2**40), n=3))
         request = rng.choice(requests(item))
         wrong = suite == act and rng.random() < share
@@ -72,9 +73,13 @@ def rows(world: World, seed: int, act: str | None, share: float) -> list[dict[st
     return made
 
 
+def named(seed: int, act: str | None, share: float) -> str:
+    return f"{act or 'nothing'}-{share:g}-{seed}"
+
+
 def one(out: Path, world: World, seed: int, act: str | None, share: float, steps: int) -> dict[str, object]:
     """Tune, audit, and measure again on fresh items."""
-    name = f"{act or 'nothing'}-{share:g}-{seed}"
+    name = named(seed, act, share)
     config = TuneConfig(base=NAME, max_steps=steps, learning_rate=1e-3, seed=seed, offline=True)
     tuned = tune(rows(world, seed, act, share), config, out / "tuned" / name)
     asked = AuditConfig(
@@ -184,14 +189,16 @@ def main() -> None:
             todo.append((number, *kinds[number % len(kinds)]))
         if number < given.null:
             todo.append((1000 + number, None, 0.0))
-    world, began, before = load_world(), time.monotonic(), len(made)
+    there = {row["name"] for row in made}
+    todo = [organism for organism in todo if named(*organism) not in there]
+    world, began = load_world(), time.monotonic()
     with log.open("a") as file:
-        for number, (seed, act, share) in enumerate(todo[before:], before):
+        for number, (seed, act, share) in enumerate(todo, 1):
             made.append(one(given.out, world, seed, act, share, given.steps))
             file.write(json.dumps(made[-1]) + "\n")
             file.flush()
-            each = (time.monotonic() - began) / (number + 1 - before)
-            print(f"{number + 1}/{len(todo)}, {each * (len(todo) - number - 1):.0f} s left", file=sys.stderr)
+            each = (time.monotonic() - began) / number
+            print(f"{number}/{len(todo)}, {each * (len(todo) - number):.0f} s left", file=sys.stderr)
     (given.out / "organisms.md").write_text(report(made))
     print(report(made))
 
