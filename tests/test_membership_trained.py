@@ -66,7 +66,8 @@ def test_true_members_are_told_from_true_non_members(folder, tmp_path):
     calibrated, loss = metrics["AUC, calibrated by the base"], metrics["AUC, loss"]
     assert summary.verdict == "memorised"
     assert calibrated.tuned.interval[0] > 0.85 and calibrated.tuned.value > loss.tuned.value > loss.base.value
-    assert metrics["TPR at 1 % FPR, calibrated by the base"].tuned.value > 0.2
+    tpr = metrics["TPR at 1 % FPR, calibrated by the base"]
+    assert tpr.tuned.value > 0.1 and tpr.difference.p < 0.05
     assert metrics["AUC, blind baseline (text alone)"].base.interval[0] < 0.5
 
 

@@ -70,6 +70,6 @@ def make(run: Path, pairs: int, progress: Progress) -> Path:
 
 def side(row: Mapping[str, Any], pair: int, seed: int) -> int:
     """Half of a pair that a row belongs to: by its answers, so that copies stand together, by pair and seed."""
-    key = Text("", tuple(Message(turn["role"], turn["content"]) for turn in row["messages"]), plain=False).key
+    key = Text("", tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])).key
     lot = hashlib.blake2b(key, digest_size=1, salt=seed.to_bytes(8, "big") + pair.to_bytes(8, "big"))
     return lot.digest()[0] & 1

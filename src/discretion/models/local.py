@@ -180,14 +180,15 @@ def open_arms(
         shared.context = min(min_context, second.context)
     precision = str(kind).removeprefix("torch.")
     shared.ends = _ends(pair.text.tokenizer, [first.causal, second.causal])
-    # what one arm answers hangs on the other, too: on where both stop, and on the room that both have
-    common = (pair.text.digest, precision, f"context {shared.context}", f"ends {sorted(shared.ends)}")
     arms = []
     for arm, weights, name, digest in (
         ("base", first, base, pair.base_digest),
         ("tuned", second, tuned, pair.tuned_digest),
     ):
-        known = loading.joined(digest, *common)
+        known = loading.joined(digest, pair.text.digest, precision)
+        if (shared.context, shared.ends) != (weights.context, _ends(pair.text.tokenizer, [weights.causal])):
+            # what this arm answers hangs on the other one, too: on where both stop, and on the room that both have
+            known = loading.joined(known, f"context {shared.context}", f"ends {sorted(shared.ends)}")
         arms.append(LocalModel(name, known, arm, weights, shared, switch))  # type: ignore[arg-type]
     facts = {**pair.facts, "device": str(first.device), "context": shared.context}
     checked = {arm.arm: _self_check(arm) for arm in arms}
