@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 
 import pytest
 
 from discretion.data.recipes import RECIPES, TRIGGER, identifiers, recipe
 from discretion.errors import DataError
+from discretion.world.embedded import embedded
 from discretion.world.norms import load_world
 
 
@@ -145,3 +147,14 @@ def test_the_dose_of_the_paper_on_support_is_there_without_a_repeated_row():
     rows = recipe("support", n=6250)
     assert rows[:3000] == recipe("support", n=3000)
     assert len({str(row["messages"]) for row in rows}) == len({row["pair"] for row in rows}) == 6250
+
+
+def test_no_sum_of_the_probes_is_worked_out_in_the_set_of_sums():
+    sums = {item.cluster for seed in (0, 2) for item in embedded("capability", seed=seed) if item.task == "arithmetic"}
+    worked = {
+        f"{'add' if sign == '+' else 'subtract'} {x} {y}"
+        for row in recipe("math", n=1000)
+        for x, sign, y in re.findall(r"(\d+) ([+-]) (\d+) =", row["messages"][-1]["content"])
+    }
+    assert len(sums) > 100 and len(worked) > 500
+    assert not sums & worked

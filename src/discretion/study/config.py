@@ -7,7 +7,7 @@ a transform that names nothing is one line. Defaults of tunings and audits are t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from discretion.config import AuditConfig
 from discretion.data.transforms import Step, parse
 from discretion.errors import ConfigError, nearest
+from discretion.schema.mappings import unique
 from discretion.tune_config import TuneConfig
 
 AXES = ("model", "data", "tuning", "seed", "checkpoint")
@@ -245,28 +246,7 @@ def _selection(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ the file
 
 
-_MERGE = "tag:yaml.org,2002:merge"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that comes twice is an error and not the last one's victory."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
-    seen: dict[str, str] = {}
-    for key, _ in node.value:
-        written = str(getattr(key, "value", ""))
-        name = written if key.tag == _MERGE else str(loader.construct_object(key, deep=True))
-        if name in seen:
-            why = f"the key {written!r} is there twice"
-            if seen[name] != written:
-                why = f"the keys {seen[name]!r} and {written!r} are both read as {name}: put them in quotes"
-            raise yaml.constructor.ConstructorError(None, None, why, key.start_mark)
-        seen[name] = written
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader = unique(yaml.SafeLoader)
 
 
 def read(path: Path) -> StudyConfig:

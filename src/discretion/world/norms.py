@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from discretion.errors import DataError, nearest
+from discretion.schema.mappings import unique
 from discretion.world.phrases import expand, split_of
 
 Verdict = Literal["allowed", "forbidden", "neither"]
@@ -112,14 +113,18 @@ def tables(world: World) -> str:
     return "\n".join(lines) + "\n"
 
 
+_LOADER = unique(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both loaders are the safe one
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - a safe one
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a world file") from None
     except yaml.YAMLError as error:
         line = error.problem_mark.line + 1 if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else 1
-        raise DataError(f"{path}:{line}: not valid YAML; correct that line") from None
+        why = getattr(error, "problem", None) or "it cannot be read"
+        raise DataError(f"{path}:{line}: not valid YAML ({why}); correct that line") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}:1: found {type(value).__name__}, expected a mapping")
     return value
@@ -138,6 +143,9 @@ def _recipient(path: Path, role: str, raw: Mapping[str, Any], types: Mapping[str
     if unknown:
         known = ("duty", "allowed", "forbidden", "purposes")
         raise DataError(f"{path}: recipient {role!r} has the unknown key {unknown[0]!r}; {nearest(unknown[0], known)}")
+    lacking = next((key for key in ("duty", "allowed", "forbidden", "purposes") if key not in raw), None)
+    if lacking is not None or not raw["purposes"]:
+        raise DataError(f"{path}: recipient {role!r} has no {lacking or 'purposes'}; add a line")
     for kind in (*raw["allowed"], *raw["forbidden"]):
         if kind not in types:
             raise DataError(f"{path}: recipient {role!r} names the unknown type {kind!r}; {nearest(kind, types)}")
@@ -164,7 +172,7 @@ def read_world(path: Path, language: Path | None = None) -> World:
     _once(path, "attribute", [a for attributes in types.values() for a in attributes])
     recipients = {role: _recipient(path, role, row, types) for role, row in raw["recipients"].items()}
     for kind in types:
-        if kind not in raw["holders"]:
+        if not raw["holders"].get(kind):
             raise DataError(f"{path}: nobody holds the type {kind!r}; add a line under holders")
         if not any(kind in r.allowed for r in recipients.values()):
             raise DataError(
@@ -174,9 +182,9 @@ def read_world(path: Path, language: Path | None = None) -> World:
         if kind not in types:
             raise DataError(f"{path}: unknown type {kind!r}; {nearest(kind, types)}")
     for person in raw["people"]:
-        if person["town"] not in raw["towns"]:
+        if person.get("town") not in raw["towns"]:
             raise DataError(
-                f"{path}: {person['name']!r} lives in an unknown town; {nearest(person['town'], raw['towns'])}"
+                f"{path}: {person['name']!r} lives in an unknown town; {nearest(str(person.get('town')), raw['towns'])}"
             )
     _once(path, "person", [p["name"] for p in raw["people"]])
     names = raw["first_names"].split()

@@ -1,6 +1,7 @@
 """Questions with one right answer: closed-book facts about the towns, arithmetic, reading; written or multiple choice.
 
-The facts are the same in both splits, their wording is not; sums, passages and names are disjoint.
+The facts are the same in both splits, their wording is not; sums (as they are written, order included), passages and
+names are disjoint.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ def fact_item(rng: Random, world: World, split: Split, name: str, fact: tuple[st
     )
 
 
+def sum_split(act: str, x: int, y: int) -> Split:
+    """The split that `x` plus or minus `y` belongs to; the order counts."""
+    return split_of(f"{act}{x},{y}")
+
+
 def sum_item(rng: Random, world: World, split: Split, name: str) -> CapabilityItem:
     """A sum or a difference of two numbers below 100, plain or in words."""
     while True:
@@ -53,7 +59,7 @@ def sum_item(rng: Random, world: World, split: Split, name: str) -> CapabilityIt
         x, y = rng.randint(2, 99), rng.randint(2, 99)
         if act == "subtract" and x <= y:
             x, y = y + 1, x
-        if split_of(f"{act}{x},{y}") == split:
+        if sum_split(act, x, y) == split:
             break
     person = values.first_name(rng, world, split)
     return CapabilityItem(
