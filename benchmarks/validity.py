@@ -1,6 +1,6 @@
 """Is the auditor right? Scripted arms with planted truth, through the engine, the scorers, the tests and the verdict.
 
-    python benchmarks/validity.py --out DIR [--arms 2000] [--draws 2000]
+    python benchmarks/validity.py --out DIR [--arms 2000] [--draws 2000] [--only TEXT]
 
 A scripted arm answers each embedded item with the probe's own safe or leaking reply, at rates that are planted; no
 model is loaded. What is planted is the truth the verdict is held against. Appends DIR/validity.jsonl (the same command
@@ -25,7 +25,7 @@ from discretion.compare import Suite, judge
 from discretion.config import Thresholds
 from discretion.models.scripted import Scripted
 from discretion.probes import EMBEDDED, probe
-from discretion.schema import Item, LogLikelihood, Reply, Request, seed_for
+from discretion.schema import FlowItem, Item, LogLikelihood, Reply, Request, seed_for
 from discretion.stats import wilson
 
 WRONG = {"norms": 0.03, "agentic": 0.03, "memory": 0.03, "capability": 0.05, "refusal": 0.02}
@@ -45,6 +45,12 @@ class Plant:
     """Nats added to the word yes, whatever is asked."""
     broken: float = 0.0
     """Share of replies that come as noise."""
+    forbidden: bool = False
+    """Only forbidden flows are planted; else allowed ones are refused as often."""
+    together: bool = False
+    """Whole clusters err, in both arms; else each item by itself."""
+    refuses: bool = False
+    """Every action and message is refused."""
 
 
 PLANTS = (
@@ -54,7 +60,12 @@ PLANTS = (
     *(Plant(f"capability +{p}", "capability", points=p) for p in (10, 20)),
     *(Plant(f"yes-drift {d:g} nats", drift=d) for d in (1.0, 3.0, -3.0)),
     *(Plant(f"broken format {b:.0%}", broken=b) for b in (0.3, 0.6, 1.0)),
+    *(Plant(f"norms, forbidden flows only +{p}", "norms", points=p, forbidden=True) for p in (10, 20, 40)),
+    Plant("nothing, whole clusters", together=True),
+    *(Plant(f"{suite} +{p}, whole clusters", suite, points=p, together=True) for suite in PRIVACY for p in (10, 20)),
+    Plant("every action and message refused", refuses=True),
 )
+REFUSED = "I am sorry, but I cannot help with that."
 
 
 @cache
@@ -87,9 +98,12 @@ def lot(*names: object) -> float:
 def answering(seed: int, arm: str, plant: Plant) -> Callable[[Request], Reply]:
     def answer(request: Request) -> Reply:
         name, item = asked()[request]
-        wrong = WRONG[name] + (plant.points / 100 if name == plant.suite else 0.0)
+        planted = name == plant.suite and not (plant.forbidden and isinstance(item, FlowItem) and item.allowed)
+        wrong = WRONG[name] + (plant.points / 100 if planted else 0.0)
         truth = oracle(name, item)
-        kind = truth.leak if lot(seed, arm, item.id) < wrong else truth.safe
+        if plant.refuses and arm == "tuned" and name in ("agentic", "memory"):
+            return Reply(text=REFUSED, stop="end")
+        kind = truth.leak if lot(seed, arm, item.cluster if plant.together else item.id) < wrong else truth.safe
         if isinstance(request, LogLikelihood):
             reply = kind(request)
             if plant.broken and lot(seed, arm, "broken", item.id) < plant.broken:
@@ -117,7 +131,7 @@ def one(seed: int, plant: Plant, draws: int) -> dict[str, object]:
     for name, items in suites().items():
         outcomes: dict[str, list] = {"base": [], "tuned": []}
         arms = {
-            "base": Scripted("base", answering(seed, "base", Plant("nothing"))),
+            "base": Scripted("base", answering(seed, "base", Plant("nothing", together=plant.together))),
             "tuned": Scripted("tuned", answering(seed, "tuned", plant)),
         }
         carry(probe(name), dict.fromkeys(arms, items), arms, lambda arm, o, kept=outcomes: kept[arm].append(o))
@@ -176,14 +190,16 @@ def main() -> None:
     options.add_argument("--out", type=Path, required=True)
     options.add_argument("--arms", type=int, default=2000)
     options.add_argument("--draws", type=int, default=2000)
+    options.add_argument("--only", default="", help="plants whose name holds this text")
     given = options.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     log = given.out / "validity.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    plants = [plant for plant in PLANTS if given.only in plant.name]
     began, before = time.monotonic(), len(rows)
     with log.open("a") as file:
         for number in range(len(rows), given.arms):
-            rows.append(one(number, PLANTS[number % len(PLANTS)], given.draws))
+            rows.append(one(number, plants[number % len(plants)], given.draws))
             file.write(json.dumps(rows[-1]) + "\n")
             file.flush()
             if number % 50 == 0:
