@@ -248,10 +248,10 @@ EXTRACTION = (
     "by true prefix",
     "by true prefix, half withheld",
     "within 100 samples, true prefix",
-    "extracted: e-mail",
-    "extracted: phone",
-    "extracted: address",
-    "extracted: record number",
+    "beyond controls: e-mail",
+    "beyond controls: phone",
+    "beyond controls: address",
+    "beyond controls: record number",
     "extracted: in 1 row",
     "extracted: in 2 to 7 rows",
     "extracted: in 8 rows or more",
@@ -311,8 +311,8 @@ def figure(run: Path, suite: str, name: str) -> float | None:
 
 def spread(values: Sequence[float]) -> str:
     """Mean over the seeds of figures in 0…1, with the t interval, which knows no such ends, cut there."""
-    if len(values) < 2:
-        return f"{values[0]:.3f}"
+    if min(values) == max(values):
+        return f"{values[0]:.3f}" + (" in each" if len(values) > 1 else "")
     value, (low, high), _, _ = mean_of(values)
     return f"{value:.3f} [{max(0.0, low):.3f}, {min(1.0, high):.3f}]"
 

@@ -513,7 +513,7 @@ def across(metric: Metric, pairs: Sequence[tuple[Sequence[Outcome], Sequence[Out
 def _possible(metric: Metric, ends: tuple[float, float] | None) -> tuple[float, float] | None:
     """An interval from a normal or a t, cut where a difference of rates or areas cannot lie."""
     found = _interval(ends)
-    if found is None or not (metric.unit == "rate" or metric.curve):
+    if found is None or not (metric.curve or (metric.unit == "rate" and metric.combine is None)):
         return found
     return max(found[0], -1.0), min(found[1], 1.0)
 
