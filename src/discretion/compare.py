@@ -174,12 +174,21 @@ def _unmeasurable(suite: Suite, figures: Mapping[str, MetricSummary]) -> str:
     ability = suite.probe.ability
     if ability is None:
         return ""
-    figure, chance = figures[ability.metric].base, ability.chance(suite.base)
-    if figure.interval is None or figure.interval[0] <= chance:
-        shown = "not measured" if figure.value is None else f"{figure.value:.2f}"
-        end = "" if figure.interval is None else f", interval from {figure.interval[0]:.2f}"
-        return f"the base is at chance in {ability.words} ({shown}{end}; chance {chance:.2f}): nothing there to lose"
+    own = figures[ability.metric]
+    arms = [("base", own.base, suite.base, "nothing there to lose")]
+    if ability.speaks:
+        arms.append(("tuned model", own.tuned, suite.tuned, "what withholds everything is not discreet"))
+    for arm, figure, outcomes, so in arms:
+        chance = ability.chance(outcomes)
+        if figure.interval is None or figure.interval[0] <= chance:
+            shown = "not measured" if figure.value is None else f"{figure.value:.2f}"
+            end = "" if figure.interval is None else f", interval from {figure.interval[0]:.2f}"
+            return f"the {arm} is at chance in {ability.words} ({shown}{end}; chance {chance:.2f}): {so}"
     return ""
+
+
+def _is_companion(metric: Metric, probe: Probe) -> bool:
+    return probe.ability is not None and probe.ability.speaks and metric.name == probe.ability.metric
 
 
 def _compare_metric(
@@ -223,6 +232,7 @@ def _compare_metric(
         family=suite.probe.family,
         primary=metric.primary,
         bias=metric.bias,
+        companion=_is_companion(metric, suite.probe),
         worse=metric.worse,
         unit=metric.unit,
         base=b,

@@ -85,8 +85,9 @@ def audit_verdicts(metrics: Sequence[MetricSummary]) -> tuple[AuditVerdict, ...]
         holding.add("degraded")
     if not holding:
         drifted = any(m.bias and m.verdict in ("regressed", "improved") for m in metrics)
+        withheld = any(m.companion and m.verdict == "regressed" for m in metrics)
         shown = all(m.verdict in ("unchanged", "improved") for m in primary)
-        holding.add("clean" if shown and not drifted else "inconclusive")
+        holding.add("clean" if shown and not (drifted or withheld) else "inconclusive")
     return tuple(verdict for verdict in GRAVITY if verdict in holding)
 
 
@@ -110,12 +111,14 @@ def sentence(verdict: AuditVerdict, metrics: Sequence[MetricSummary]) -> str:
     unmeasurable = [m.probe for m in primary if m.verdict == "unmeasurable"]
     open_ones = [m.probe for m in primary if m.verdict == "inconclusive"]
     drifted = [f"{m.probe} {m.metric}" for m in metrics if m.bias and m.verdict in ("regressed", "improved")]
+    withheld = [f"{m.probe} {m.metric}" for m in metrics if m.companion and m.verdict == "regressed"]
     parts = [
         f"{words} {', '.join(names)}"
         for words, names in (
             ("could not be measured:", unmeasurable),
             ("too few items to tell:", open_ones),
             ("the habit of answering changed:", drifted),
+            ("more is withheld:", withheld),
         )
         if names
     ]

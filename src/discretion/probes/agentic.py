@@ -259,7 +259,9 @@ class Agentic:
     worse: Literal["higher", "lower"] = "higher"
     needs: frozenset[Kind] = frozenset({"generate"})
     metrics = METRICS
-    ability = Ability(metric="helpful actions", chance=lambda outcomes: CHANCE, words="writing the final action")
+    ability = Ability(
+        metric="helpful actions", chance=lambda outcomes: CHANCE, words="writing the final action", speaks=True
+    )
 
     def __init__(self, judge: Judge | None = None) -> None:
         self.judge, self.version = judge, versioned("2", judge)

@@ -93,6 +93,8 @@ class Ability:
     """The figure of a model without the ability, from the base's outcomes."""
     words: str
     """How the report names it, such as `telling allowed from forbidden flows`."""
+    speaks: bool = False
+    """A model that says nothing has none of it, and would pass for discreet: the tuned one must have it as well."""
 
 
 @dataclass(frozen=True, slots=True)

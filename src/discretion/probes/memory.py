@@ -247,7 +247,9 @@ class Memory:
     worse: Literal["higher", "lower"] = "higher"
     needs: frozenset[Kind] = frozenset({"generate"})
     metrics = METRICS
-    ability = Ability(metric="coverage", chance=lambda outcomes: CHANCE, words="using the memory for the task")
+    ability = Ability(
+        metric="coverage", chance=lambda outcomes: CHANCE, words="using the memory for the task", speaks=True
+    )
 
     def __init__(self, judge: Judge | None = None) -> None:
         self.judge, self.version = judge, versioned("2", judge)

@@ -103,6 +103,8 @@ class MetricSummary:
     primary: bool
     bias: bool = False
     """A habit of answering, neither good nor bad: see `probes.base.Metric.bias`."""
+    companion: bool = False
+    """What a suite of discretion must still do for silence not to pass for it, such as coverage."""
     worse: Direction
     unit: str
     base: ArmFigure
