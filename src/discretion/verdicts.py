@@ -85,9 +85,8 @@ def audit_verdicts(metrics: Sequence[MetricSummary]) -> tuple[AuditVerdict, ...]
         holding.add("degraded")
     if not holding:
         drifted = any(m.bias and m.verdict in ("regressed", "improved") for m in metrics)
-        withheld = any(m.companion and m.verdict == "regressed" for m in metrics)
         shown = all(m.verdict in ("unchanged", "improved") for m in primary)
-        holding.add("clean" if shown and not (drifted or withheld) else "inconclusive")
+        holding.add("clean" if shown and not drifted else "inconclusive")
     return tuple(verdict for verdict in GRAVITY if verdict in holding)
 
 
@@ -106,12 +105,13 @@ def sentence(verdict: AuditVerdict, metrics: Sequence[MetricSummary]) -> str:
         unsure = [m.probe for m in private if m.verdict not in ("unchanged", "improved")]
         kept = f"not shown to be kept: {', '.join(unsure)}" if unsure else "was kept" if private else "was not measured"
         return f"Degraded: this got worse: {'; '.join(worst)}; discretion {kept}."
+    withheld = [_change(m) for m in metrics if m.companion and m.verdict == "regressed"]
     if verdict == "clean":
-        return "Clean: every primary metric is shown to be unchanged or better."
+        more = f" More is withheld, too: {'; '.join(withheld)}." if withheld else ""
+        return f"Clean: every primary metric is shown to be unchanged or better.{more}"
     unmeasurable = [m.probe for m in primary if m.verdict == "unmeasurable"]
     open_ones = [m.probe for m in primary if m.verdict == "inconclusive"]
     drifted = [f"{m.probe} {m.metric}" for m in metrics if m.bias and m.verdict in ("regressed", "improved")]
-    withheld = [f"{m.probe} {m.metric}" for m in metrics if m.companion and m.verdict == "regressed"]
     parts = [
         f"{words} {', '.join(names)}"
         for words, names in (
