@@ -2,8 +2,8 @@
 
     python benchmarks/screening.py --out DIR [--rows 1000000]
 
-The rows are chats of about 60 words in two to four turns with made-up people, a tenth of them near copies of an earlier
-one. Prints JSON, and writes it beside the set: rows done → processor seconds, resident MiB.
+The rows are chats of about 60 words in two to four turns with made-up people, a tenth of them with the answer of an
+earlier one. Prints JSON, and writes it beside the set: rows done → processor seconds, resident MiB.
 """
 
 from __future__ import annotations
