@@ -335,7 +335,9 @@ def _paired(metric: Metric, base: Sequence[Outcome], tuned: Sequence[Outcome], d
 
 
 def _value(metric: Metric, outcomes: Sequence[Outcome]) -> float:
-    if metric.curve:
+    if metric.at_fpr is not None:
+        return stats_auc.tpr(_scores(metric, outcomes), _labels(metric, outcomes), metric.at_fpr)
+    if metric.auc:
         return _point(metric, outcomes)[0]
     tables = _tables(metric, outcomes)
     return stats.estimate(tables.arms[0], tables.combine)

@@ -147,13 +147,7 @@ def clustered_auc_difference(
     order = np.concatenate([owner[positive], owner[~positive]])
     changed = len(np.unique(order[np.abs(placed[1] - placed[0]) > _TIE]))
 
-    def ends(level: float) -> Interval:
-        reach = _reach(k, level)
-        floor = reach**2 / (k + reach**2) if changed < 10 else 0.0
-        low, high = _percentiles(resampled, value, k, level, floor)
-        return max(-1.0, low), min(1.0, high)
-
-    return Paired(value, ends(0.95), ends(0.90), p, method, float(resampled.std()) * math.sqrt(k / (k - 1)))
+    return _bootstrapped(resampled, value, k, p, method, few=k if changed < 10 else None)
 
 
 def _rank_auc(scores: Array, positive: NDArray[np.bool_]) -> Array:
@@ -233,6 +227,17 @@ def tpr_of_chance(negatives: int, fpr: float) -> float:
     return (_allowed(negatives, fpr) + 1) / (negatives + 1)
 
 
+def tpr(scores: ArrayLike, labels: ArrayLike, fpr: float) -> float:
+    """The rate of `tpr_at_fpr` alone; nan where that is None."""
+    values, positive = _curve_input(scores, labels)
+    threshold = _threshold(np.sort(values[~positive])[::-1], fpr)
+    if not positive.any() or threshold is None:
+        return math.nan
+    if np.ptp(values) == 0:
+        return tpr_of_chance(int((~positive).sum()), fpr)
+    return float((values[positive] > threshold).mean())
+
+
 def tpr_at_fpr(
     scores: ArrayLike, labels: ArrayLike, fpr: float, *, draws: int = 2_000, seed: int = 0
 ) -> OperatingPoint | None:
@@ -244,19 +249,18 @@ def tpr_at_fpr(
     tell nothing: theirs is the rate of chance.
     """
     values, positive = _curve_input(scores, labels)
-    pos, neg = values[positive], np.sort(values[~positive])[::-1]
-    threshold = _threshold(neg, fpr)
-    if len(pos) == 0 or threshold is None:
+    rate, ends, neg = tpr(values, positive, fpr), None, values[~positive]
+    threshold = _threshold(np.sort(neg)[::-1], fpr)
+    if math.isnan(rate) or threshold is None:
         return None
     if np.ptp(values) == 0:
-        chance = tpr_of_chance(len(neg), fpr)
-        return OperatingPoint(chance, (chance, chance), fpr)
-    rate, ends = float((pos > threshold).mean()), None
+        return OperatingPoint(rate, (rate, rate), fpr)
     if _allowed(len(neg), fpr) >= LEAST_ALLOWED:
         k = len(values)
         resampled = _resampled_tpr(values, positive, np.arange(k), k, fpr, draws, np.random.default_rng(seed))
         ends = _percentiles(resampled, rate, k, 0.95, 0.0)
-        surely = clopper_pearson(round(rate * len(pos)), len(pos))
+        members = int(positive.sum())
+        surely = clopper_pearson(round(rate * members), members)
         assert surely is not None
         # where no draw differs, such as at 0 and 1
         ends = min(ends[0], surely[0]), max(ends[1], surely[1])
@@ -293,10 +297,10 @@ def tpr_difference(
     """
     values, positive = _curve_input(scores_base, labels)
     other, _ = _curve_input(scores_tuned, labels)
-    points = [tpr_at_fpr(scores, positive, fpr) for scores in (values, other)]
-    if points[0] is None or points[1] is None:
+    start = tpr(values, positive, fpr)
+    value = tpr(other, positive, fpr) - start
+    if math.isnan(value):
         return Paired(math.nan, None, None, None, "not tested: too few items for this rate", math.nan)
-    value = points[1].tpr - points[0].tpr
     ranks = np.stack([distributions.rankdata(values), distributions.rankdata(other)])
     flat = bool(np.ptp(values) == 0)
     _, owner = np.unique(np.asarray(clusters), return_inverse=True)
@@ -309,18 +313,25 @@ def tpr_difference(
         p, method = (extreme + 1) / (draws + 1), f"{'label permutation' if flat else 'rank swap'}, {draws} draws"
     if _allowed(int((~positive).sum()), fpr) < LEAST_ALLOWED or k < 2:
         return Paired(value, None, None, p, method, math.nan)
-    # the same seed draws the same items for both arms
-    after, before = (
-        _resampled_tpr(ranks[arm], positive, owner, k, fpr, draws, np.random.default_rng(seed)) for arm in (1, 0)
-    )
-    resampled = after - (points[0].tpr if flat else before)
+
+    def drawn(scores: Array) -> Array:
+        # the same seed draws the same items for both arms
+        return _resampled_tpr(scores, positive, owner, k, fpr, draws, np.random.default_rng(seed))
+
+    resampled = drawn(ranks[1]) - (start if flat else drawn(ranks[0]))
     resampled = resampled[np.isfinite(resampled)]
     m, caught = int(positive.sum()), [beyond_fpr(scores, positive, fpr) for scores in (values, other)]
     moved = int((caught[0] != caught[1])[positive].sum())  # type: ignore[index]
 
+    return _bootstrapped(resampled, value, k, p, method, few=m if moved < 10 else None)
+
+
+def _bootstrapped(resampled: Array, value: float, k: int, p: float | None, method: str, *, few: int | None) -> Paired:
+    """A difference with its percentile intervals; where `few` is given, no narrower than z²/(few + z²)."""
+
     def ends(level: float) -> Interval:
         reach = _reach(k, level)
-        low, high = _percentiles(resampled, value, k, level, reach**2 / (m + reach**2) if moved < 10 else 0.0)
+        low, high = _percentiles(resampled, value, k, level, 0.0 if few is None else reach**2 / (few + reach**2))
         return max(-1.0, low), min(1.0, high)
 
     return Paired(value, ends(0.95), ends(0.90), p, method, float(resampled.std()) * math.sqrt(k / (k - 1)))
